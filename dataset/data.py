@@ -1,0 +1,147 @@
+"""What a data set is: `Data`, a record of facts and three splits, each split an `ImageSet`."""
+import dataclasses
+
+import numpy as np
+import torch
+from PIL import Image
+
+from errors import UsageError
+
+
+class ImageSet:
+    """An ordered set of labelled RGB images of one square size.
+
+    targets: LongTensor (N,), the class of each image.
+    image_size: pixels a side, S below.
+    """
+
+    def __init__(self, targets, image_size):
+        self.targets = targets
+        self.image_size = image_size
+
+    def __len__(self):
+        return len(self.targets)
+
+    @property
+    def nbytes(self):
+        """Size of `array()`, known without making it."""
+        return len(self) * self.image_size**2 * 3
+
+    def array(self):
+        """All images as one contiguous uint8 tensor (N, S, S, 3)."""
+        raise NotImplementedError
+
+    def pil(self, i):
+        """Image i as a PIL RGB image."""
+        raise NotImplementedError
+
+    def path(self, i):
+        """The file image i came from, None where there is no such file."""
+        return None
+
+    def subset(self, rows):
+        """The images at positions `rows` (LongTensor), in that order."""
+        return Subset(self, rows)
+
+
+class ArrayImages(ImageSet):
+    """Images that are in memory: array (N, S, S, 3) uint8 tensor, targets (N,) int64."""
+
+    def __init__(self, array, targets):
+        super().__init__(targets, array.shape[1])
+        self._array = array
+
+    def array(self):
+        return self._array
+
+    def pil(self, i):
+        return Image.fromarray(self._array[i].numpy())
+
+    def subset(self, rows):
+        # Copied now, so that the whole can be freed: CIFAR split in two takes 150 MB, not 300.
+        return ArrayImages(self._array[rows], self.targets[rows])
+
+
+class Subset(ImageSet):
+    """Some images of a set that decodes from disk. `array()` is a copy, made when first asked for and kept."""
+
+    def __init__(self, whole, rows):
+        super().__init__(whole.targets[rows], whole.image_size)
+        self._whole, self._rows, self._array = whole, rows, None
+
+    def array(self):
+        if self._array is None:
+            self._array = self._whole.array()[self._rows]
+        return self._array
+
+    def pil(self, i):
+        return self._whole.pil(int(self._rows[i]))
+
+    def path(self, i):
+        return self._whole.path(int(self._rows[i]))
+
+
+@dataclasses.dataclass
+class Data:
+    """A data set: its facts and its splits. `val` is the very object `test` where there is no validation split."""
+
+    name: str
+    classes: list[str]
+    image_size: int  # pixels a side
+    mean: tuple[float, float, float]  # per channel, of pixels scaled to [0, 1]
+    std: tuple[float, float, float]
+    flip: bool  # does a mirrored image keep its class?
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+
+    @property
+    def padding(self):
+        """Pixels added on each side before the random crop: 4 at 32x32 (He et al. 2016), in proportion elsewhere."""
+        return self.image_size // 8
+
+    @property
+    def num_classes(self):
+        return len(self.classes)
+
+    @property
+    def n_data(self):
+        """Number of training images: what `Batch.index` of the training loader ranges over."""
+        return len(self.train)
+
+
+def hold_out(data, per_class, seed):
+    """`data` with `per_class` images of each class moved from train to val, the same ones for the same seed.
+
+    Raises UsageError where a class has no more images than that.
+    """
+    if per_class < 0:
+        raise UsageError(f"--holdout {per_class}: the number of images to hold out of each class cannot be negative")
+    generator = torch.Generator().manual_seed(seed)
+    held = torch.zeros(len(data.train), dtype=torch.bool)
+    for label, name in enumerate(data.classes):
+        members = (data.train.targets == label).nonzero().flatten()
+        if len(members) <= per_class:
+            raise UsageError(f"--holdout {per_class} leaves nothing to train on of class '{name}', "
+                             f"which has {len(members)} training images")
+        held[members[torch.randperm(len(members), generator=generator)[:per_class]]] = True
+    whole = data.train
+    return dataclasses.replace(data, train=whole.subset((~held).nonzero().flatten()),
+                               val=whole.subset(held.nonzero().flatten()))
+
+
+def channel_stats(images):
+    """Mean and standard deviation of each channel over an iterable of uint8 arrays (H, W, 3), pixels in [0, 1].
+
+    Summed as integers, hence the same to the last bit in whatever order the images come.
+    A channel that never varies gets the deviation of one grey level, so that normalising by it stays finite.
+    """
+    count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for image in images:
+        pixels = image.reshape(-1, 3).astype(np.int64)
+        count += len(pixels)
+        total += pixels.sum(0)
+        squares += (pixels**2).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1))
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

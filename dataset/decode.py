@@ -1,0 +1,111 @@
+"""Image files to pixels: one at a time, or a whole list into a cache file that later runs map into memory."""
+import concurrent.futures
+import contextlib
+import os
+import struct
+import sys
+import uuid
+
+import numpy as np
+import torch
+from PIL import Image
+
+from errors import UsageError
+
+# What Pillow raises on damaged files: the first four are all that 50,000 files of seven formats, cut short or with some
+# bytes changed, got out of Pillow 13; its source names the last two as well.
+_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError, struct.error)
+_THREADS = min(16, os.cpu_count() or 1)  # Pillow decodes without the GIL, but what is around it needs the GIL
+_CHUNK_BYTES = 32e6  # decoded at a time, so that decoding needs little memory however large the data set is
+
+
+def decode(path, size):
+    """The image file as a PIL RGB image of size x size pixels.
+
+    Shorter side resized to `size` (bilinear, antialiased), then the centre cut out. Raises UsageError with the path.
+    """
+    with _named(path), Image.open(path) as file:
+        image = file.convert("RGB")
+    width, height = image.size
+    if width == height == size:
+        return image
+    scale = size / min(width, height)
+    width, height = max(size, round(width * scale)), max(size, round(height * scale))
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+
+
+def dimensions(path):
+    """(width, height) of an image file, from its header alone. Raises UsageError with the path."""
+    with _named(path), Image.open(path) as file:
+        return file.size
+
+
+def decode_each(paths, size):
+    """Yield the uint8 array (size, size, 3) of each file, in order, decoded in threads. Raises UsageError."""
+    per_chunk = max(1, int(_CHUNK_BYTES / (3 * size * size)))
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(paths), per_chunk):
+            yield from pool.map(lambda path: np.asarray(decode(path, size)), paths[start:start + per_chunk])
+
+
+def cached_array(cache_file, paths, size):
+    """The decoded files as a uint8 tensor (N, size, size, 3), mapped from `cache_file`, which is written if need be.
+
+    Decoding 50,000 JPEG files of 32x32 takes 7 to 10 s on 2 cores, mapping them 1 ms.
+    The caller names the file after everything the pixels depend on. A file that is cut short, or is no such array, is
+    written again. Pages are loaded when touched and can be dropped by the system: the data set is never copied.
+    """
+    shape = (len(paths), size, size, 3)
+    array = _map(cache_file, shape)
+    if array is None:
+        print(f"decoding {len(paths)} images into {cache_file}", file=sys.stderr)
+        with written_whole(cache_file) as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for image in decode_each(paths, size):
+                file.write(image.tobytes())
+        array = _map(cache_file, shape)
+    return torch.from_numpy(array)
+
+
+def _map(cache_file, shape):
+    """The .npy file in memory, None if it is not a complete uint8 array of that shape."""
+    try:
+        # "c": private pages, written by nobody here; torch warns about read-only arrays.
+        array = np.load(cache_file, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if isinstance(array, np.ndarray) and array.shape == shape and array.dtype == np.uint8 else None
+
+
+@contextlib.contextmanager
+def written_whole(path):
+    """A binary file that appears under `path` only once it is complete and on disk, and not at all if writing fails.
+
+    Two processes may write the same path at once: each has its own temporary file, and the last rename wins.
+    Raises UsageError where the folder cannot be written.
+    """
+    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"cannot write the cache of decoded images {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)  # gone already after the rename
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Turn whatever a damaged file makes Pillow raise into a UsageError with its path."""
+    try:
+        yield
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"cannot read the image {path}: {reason}") from error

@@ -1,0 +1,49 @@
+"""The fast loader: the uint8 data set lives on the training device, and so does its augmentation."""
+import torch
+
+from dataset.augment import augment_batch
+from dataset.loader import Batch, Loader, epoch_order
+
+
+class DeviceLoader(Loader):
+    """Batches of `images.array()`, cropped, flipped and normalised by batched tensor operations on `device`.
+
+    An epoch's order, crop offsets and flips are drawn on the CPU when it starts (1 ms for 50,000 images) and moved
+    once, so a seed gives the same batches on every device, and no step waits for the host.
+    A batch of 64 at 32x32 takes 0.28 ms on 2 CPU cores; torchvision's transforms take 24 there.
+    """
+
+    def __init__(self, data, images, **options):
+        super().__init__(images, **options)
+        self.data = data
+        self._array = images.array().to(self.device)
+        self._targets = images.targets.to(self.device)
+        # (x / 255 - mean) / std as one multiply and one add, with a factor for each of the W*C values of a row: 0.04 ms
+        # for 64 images, where broadcasting over the 3 channels alone takes 0.17. Not addcmul: a GPU rounds that once
+        # where a CPU rounds twice, and the two would differ in the last bit.
+        mean, std = torch.tensor(data.mean, dtype=torch.float64), torch.tensor(data.std, dtype=torch.float64)
+        self._scale = (1 / (255 * std)).float().repeat(images.image_size).to(self.device)  # (W*C,)
+        self._shift = (-mean / std).float().repeat(images.image_size).to(self.device)
+
+    def _batches(self, epoch, start):
+        n, padding = len(self.images), self.data.padding
+        order, generator = epoch_order(n, self.train, self.seed, epoch)
+        order = order.to(self.device)
+        if self.train:
+            offset = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(self.device)
+            flip = ((torch.rand(n, generator=generator) < 0.5) & self.data.flip).to(self.device)
+        for step in range(start, len(self)):
+            now = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            index = order[now]
+            if self.train:
+                pixels = augment_batch(self._array, index, offset[0, now], offset[1, now], flip[now], padding,
+                                       self.padding_mode)
+            else:
+                pixels = self._array[now]
+            yield Batch(self._normalise(pixels), self._targets[index], index)
+
+    def _normalise(self, pixels):
+        B, H, W, C = pixels.shape
+        rows = pixels.view(B, H, W * C).to(torch.float32).mul_(self._scale).add_(self._shift)
+        images = rows.view(B, H, W, C).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W), channels_last as it lies
+        return images if self.channels_last else images.contiguous()

@@ -1,0 +1,82 @@
+"""Files that survive a kill, and the state from which a run goes on to the same bits."""
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+
+from errors import UsageError
+from helper.device import random_state, set_random_state
+from models import read_checkpoint
+
+
+def write_atomically(path, write):
+    """Have `write(file)` fill a temporary file beside `path`, flush it to the disk and rename it into place.
+
+    Whoever reads `path`, at any moment and after any crash, finds the old file or the new one, never half of one.
+    """
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner reads
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def save_checkpoint(path, checkpoint):
+    """torch.save, atomically. `checkpoint` holds tensors and plain values only."""
+    write_atomically(path, lambda file: torch.save(checkpoint, file))
+
+
+def weights_hash(model):
+    """Twelve hexadecimal digits that name a network's weights: equal for equal state_dicts, on any device."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
+class Training:
+    """All that changes while a network trains, to be saved and restored as one."""
+
+    def __init__(self, objective, optimizer, scheduler, scaler, loader, meters):
+        self.parts = {"model": objective.student, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler,
+                      "loader": loader, "meters": meters}
+        if objective.method is not None:
+            self.parts["method"] = objective.method
+
+    def result(self):
+        """The part of the state that the trained student needs."""
+        return {name: self.parts[name].state_dict() for name in ("model", "method") if name in self.parts}
+
+    def state_dict(self):
+        """Tensors and plain values, the random generators of the process among them."""
+        return {name: part.state_dict() for name, part in self.parts.items()} | {"rng": random_state()}
+
+    def load_state_dict(self, state):
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        set_random_state(state["rng"])
+
+
+def load_training(path, training):
+    """Restore `training` from the file `path` and return the whole checkpoint.
+
+    Raises:
+        UsageError: unreadable, or of another network or method than these.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        training.load_state_dict(checkpoint)
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"cannot resume from {path} ({reason}): pass --overwrite to start anew") from error
+    return checkpoint

@@ -1,0 +1,91 @@
+"""The command line's manners: both spellings of a flag, one-line errors, exit status 2."""
+import argparse
+import math
+import re
+import sys
+
+from errors import UsageError, unknown
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse where `--path-t` and `--path_t` are one flag, prefixes are not guessed, and an error is a UsageError."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
+
+    def parse_args(self, args=None, namespace=None):
+        args = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
+        opt, rest = self.parse_known_args(args, namespace)
+        if rest:
+            flag = rest[0].split("=")[0]
+            if not flag.startswith("-"):
+                raise UsageError(f"unexpected argument '{flag}': every option is a flag, see --help")
+            raise unknown("flag", flag, [f for f in self._option_string_actions if f.startswith("--")])
+        return opt
+
+    def error(self, message):
+        raise UsageError(message)
+
+
+def _underscored(arg):
+    if not arg.startswith("--"):
+        return arg
+    flag, equals, value = arg.partition("=")
+    return "--" + flag[2:].replace("-", "_") + equals + value
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults behind each flag, except where the text says it itself (default None)."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def number(kind, at_least=None, above=None):
+    """An argparse type: a finite int or float within its bound, inclusive (`at_least`) or not (`above`)."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {'a whole' if kind is int else 'a finite'} number")
+        if at_least is not None and value < at_least:
+            raise argparse.ArgumentTypeError(f"{text} is below {at_least}")
+        if above is not None and value <= above:
+            raise argparse.ArgumentTypeError(f"{text} is not above {above}")
+        return value
+
+    return parse
+
+
+def epoch_list(text):
+    """An argparse type: '150,180,210' -> [150, 180, 210], rising; '' for none."""
+    try:
+        epochs = [int(part) for part in text.split(",") if part]
+    except ValueError:
+        epochs = [0]
+    if epochs != sorted(set(epochs)) or (epochs and epochs[0] < 1):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a rising list of epochs such as 150,180,210")
+    return epochs
+
+
+def file_name(text):
+    """An argparse type: a name for one directory, without separators."""
+    if not re.fullmatch(r"\w[\w.+-]*", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not letters, digits and . _ + - alone")
+    return text
+
+
+def run(main):
+    """Call `main()`; bad input ends in one line on standard error and exit status 2."""
+    try:
+        sys.exit(main())
+    except UsageError as error:
+        sys.exit(_fail(str(error)))
+
+
+def _fail(message):
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

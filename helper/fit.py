@@ -1,0 +1,94 @@
+"""The run: epochs of training and evaluation, logged and saved so that a kill at any moment loses little."""
+import sys
+import time
+
+import torch
+from torch.optim.lr_scheduler import MultiStepLR
+
+from helper.checkpoint import Training
+from helper.loop import Interrupted, StopSignal, evaluate, train_epoch
+from helper.meters import Meters
+
+
+def make_optimizer(objective, opt):
+    """SGD over all that is trained, and the learning rate that falls after the epochs of `--lr_decay_epochs`."""
+    optimizer = torch.optim.SGD(objective.trained_parameters(), lr=opt.learning_rate, momentum=opt.momentum,
+                                weight_decay=opt.weight_decay)
+    return optimizer, MultiStepLR(optimizer, opt.lr_decay_epochs, gamma=opt.lr_decay_rate)
+
+
+def fit(objective, optimizer, scheduler, loaders, device, run, opt):
+    """Train `objective` for opt.epochs epochs, from where the run stopped if it was begun before.
+
+    Args:
+        loaders: {"train": ..., "test": ...} and, with a held-out set, "val"; each but the first is scored every epoch.
+        run: helper.run.Run.
+
+    Exits with status 128 + signal on SIGTERM or SIGINT, after saving the current step.
+    """
+    meters = Meters(device.device)
+    scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
+    method = objective.method
+    deployed = objective.student if method is None else method.deploy(objective.student)
+    train_loader, scored = loaders["train"], {name: loaders[name] for name in loaders if name != "train"}
+    with StopSignal() as stop:
+        run.start(Training(objective, optimizer, scheduler, scaler, train_loader, meters),
+                  best_by="val_acc" if "val" in scored else "test_acc")
+        _announce(run, opt)
+        try:
+            for epoch in range(len(run.history) + 1, opt.epochs + 1):
+                if train_loader.epoch < epoch:  # else it was trained before an interruption, and only not scored
+                    train_epoch(objective, train_loader, optimizer, scaler, meters, stop,
+                                title=f"epoch {epoch}/{opt.epochs}", epochs_left=opt.epochs - epoch,
+                                print_freq=opt.print_freq)
+                row = _training_row(epoch, optimizer, meters)
+                start = time.perf_counter()
+                for name, loader in scored.items():
+                    scores = evaluate(deployed, loader, device, stop)
+                    row |= {f"{name}_{key}": value for key, value in scores.items()}
+                row["seconds"] += time.perf_counter() - start
+                scheduler.step()
+                run.finish_epoch(row)
+                print(_line(row, run, opt), flush=True)
+        except Interrupted:
+            meters.read()  # raises rather than save a state that is no longer finite
+            run.save()
+            print(f"stopped by signal {stop.signal} and saved: the same command goes on from here", file=sys.stderr)
+            sys.exit(128 + stop.signal)
+        finally:
+            run.close()
+    _conclude(run, opt)
+
+
+def _training_row(epoch, optimizer, meters):
+    """The first half of an epoch's metrics: published names for loss and accuracy, one key per loss term."""
+    averages = meters.read()
+    row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": averages.pop("loss"),
+           "train_acc": averages.pop("acc"), **averages}
+    return row | {"seconds": meters.seconds, "images_per_second": meters.samples / meters.seconds}
+
+
+def _announce(run, opt):
+    done = len(run.history)
+    if done == opt.epochs:
+        state = f"all {done} epochs were done before"
+    elif done:
+        state = f"going on after epoch {done} of {opt.epochs}"
+    else:
+        state = f"{opt.epochs} epochs to go"
+    print(f"{run.directory}: {state}", flush=True)
+
+
+def _line(row, run, opt):
+    scores = "  ".join(f"{key.removesuffix('_acc')} {row[key]:.2f}%" for key in row if key.endswith("_acc"))
+    return (f"epoch {row['epoch']}/{opt.epochs}  lr {row['lr']:.3g}  loss {row['train_loss']:.4f}  {scores}  "
+            f"best {run.best[run.best_by]:.2f}% ({run.best['epoch']})  {row['seconds']:.1f} s  "
+            f"{row['images_per_second']:.0f} img/s")
+
+
+def _conclude(run, opt):
+    last, best = run.history[-1], run.best
+    chosen = "on the test images" if run.best_by == "test_acc" else f"by {best[run.best_by]:.2f}% on held-out images"
+    print(f"test accuracy: last {last['test_acc']:.2f}%, best {best['test_acc']:.2f}% (epoch {best['epoch']}, chosen "
+          f"{chosen})")
+    print(f"files: {run.directory}/last.pth, best.pth, metrics.jsonl, options.json")

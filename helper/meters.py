@@ -1,0 +1,61 @@
+"""Averages over an epoch, kept on the device so that no step waits for the host."""
+import torch
+
+from errors import UsageError
+
+_NEVER = 2**62
+
+
+class Meters:
+    """Sample-weighted sums of the loss terms and of correct predictions since `reset`.
+
+    `update` only queues operations on the device; `read` is the synchronisation point. The first step at which a term
+    was not finite is remembered on the device too.
+    """
+
+    def __init__(self, device):
+        self.device = device
+        self.reset()
+
+    def reset(self):
+        self.names, self.step = [], 0
+        self.sums = self.bad_step = None
+        self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.samples = 0
+        self.seconds = 0.0  # spent on these steps; kept here so that an interrupted epoch's time adds up
+
+    def update(self, losses, target):
+        """Add a batch: losses is an Objective's Losses, target (B,)."""
+        values = torch.stack([term.detach().float() for term in losses.terms.values()])  # (terms,)
+        if self.sums is None:
+            self.names = list(losses.terms)
+            self.sums = torch.zeros(len(values), dtype=torch.float64, device=self.device)
+            self.bad_step = torch.full((len(values),), _NEVER, dtype=torch.int64, device=self.device)
+        self.step += 1
+        self.sums.add_(values, alpha=len(target))
+        self.bad_step.clamp_(max=torch.where(values.isfinite(), _NEVER, self.step))
+        self.correct += (losses.logits.argmax(dim=1) == target).sum()
+        self.samples += len(target)
+
+    def read(self):
+        """{'loss', 'acc' (top-1 %), 'loss_<term>' ...}, averages over the samples so far.
+
+        Raises:
+            UsageError: a term was not finite; names it and the step, counted from 1 in this epoch.
+        """
+        bad = {name: step for name, step in zip(self.names, self.bad_step.tolist(), strict=True) if step < _NEVER}
+        if bad:
+            name = min(bad, key=bad.get)
+            raise UsageError(f"loss term '{name}' is not finite at step {bad[name]}: lower the learning rate or its "
+                             "weight, or try --precision fp32")
+        means = (self.sums / self.samples).tolist()
+        return {"loss": sum(means), "acc": 100 * self.correct.item() / self.samples,
+                **{f"loss_{name}": mean for name, mean in zip(self.names, means, strict=True)}}
+
+    def state_dict(self):
+        """Everything, as tensors and plain values."""
+        return {key: value for key, value in vars(self).items() if key != "device"}
+
+    def load_state_dict(self, state):
+        for key, value in state.items():
+            setattr(self, key, value.to(self.device) if isinstance(value, torch.Tensor) else value)

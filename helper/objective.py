@@ -1,0 +1,110 @@
+"""The training objective: frozen teacher, student and method as one module, from a batch to one loss."""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import data_parallel
+
+from distiller_zoo import DistillKL, Features
+from errors import UsageError
+
+
+class Losses(NamedTuple):
+    """`total` () is what is minimised; `terms` name its weighted parts, which add up to it; `logits` (B, K)."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    logits: Tensor
+
+
+class Objective(nn.Module):
+    """loss = gamma * CE(z_s, y) + alpha * KL_T(z_s, z_t) + beta * method(s, t, batch); a weight of 0 skips its term.
+
+    Without a teacher and a method it is cross-entropy alone, by which teachers and stand-alone students train.
+
+    Args:
+        student: the network that learns.
+        device: helper.device.Device.
+        teacher: frozen here: eval mode for good, no parameter with requires_grad, run without a graph.
+        method: a distiller_zoo.Method for this pair.
+        gamma, alpha, beta: the weights above.
+        kd_T: temperature of the KL term.
+
+    Shapes: batch.images (B, 3, H, W), batch.target (B,) -> Losses.
+    """
+
+    def __init__(self, student, device, teacher=None, method=None, gamma=1.0, alpha=0.0, beta=0.0, kd_T=4.0):
+        super().__init__()
+        self.student, self.teacher, self.method = student, teacher, method
+        self.gamma, self.alpha, self.beta = gamma, alpha, beta
+        self.kl = DistillKL(kd_T)
+        self.network = NetworkOnDevice(device)
+        if not (gamma or alpha or beta):
+            raise UsageError("every loss weight is 0: give one of --gamma, --alpha and --beta a value")
+        if teacher is not None:
+            teacher.eval().requires_grad_(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()  # its BatchNorm statistics are part of what is distilled
+        return self
+
+    def forward(self, batch):
+        input_gradient = bool(self.beta) and self.method.input_gradient
+        batch.images.requires_grad_(input_gradient)
+        s = self.features(self.student, batch.images)
+        terms = {}
+        if self.gamma:
+            terms["ce"] = self.gamma * F.cross_entropy(s.logits.float(), batch.target)
+        if self.alpha or self.beta:
+            with torch.set_grad_enabled(input_gradient):
+                t = self.features(self.teacher, batch.images)
+            if self.alpha:
+                terms["kl"] = self.alpha * self.kl(s.logits, t.logits)
+            if self.beta:
+                with self.network.device.autocast():
+                    losses = self.method(s, t, batch)
+                named = losses if isinstance(losses, dict) else {"method": losses}
+                terms.update({name: self.beta * loss for name, loss in named.items()})
+        if not terms:
+            raise UsageError("this method has no loss of its own for --beta to weigh: use --gamma or --alpha")
+        logits = s.logits if self.method is None else self.method.predict(s)
+        return Losses(sum(terms.values()), terms, logits)
+
+    def features(self, network, images, **settings):
+        """Features of a network, in the device's precision."""
+        return Features(*self.network(network, images, is_feat=True, **settings))
+
+    def trained_parameters(self):
+        """What the optimiser gets: all of student and method that requires a gradient, and nothing frozen."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+
+class NetworkOnDevice:
+    """Runs a network in the device's precision, its batch split over `device_ids` when there are several.
+
+    Only this forward pass is split (DataParallel): losses see the whole batch, so two devices give one device's loss.
+    """
+
+    def __init__(self, device):
+        self.device = device
+
+    def __call__(self, model, images, **settings):
+        if len(self.device.device_ids) > 1:
+            return data_parallel(_Autocast(model, self.device), images, self.device.device_ids, module_kwargs=settings)
+        with self.device.autocast():
+            return model(images, **settings)
+
+
+class _Autocast(nn.Module):
+    """Autocast entered inside forward: DataParallel's threads do not inherit the dtype of their parent's."""
+
+    def __init__(self, model, device):
+        super().__init__()
+        self.model, self.device = model, device
+
+    def forward(self, images, **settings):
+        with self.device.autocast():
+            return self.model(images, **settings)

@@ -1,0 +1,175 @@
+"""The flags of the entry scripts, with RepDistiller's, HeadSharingKD's and SimKD's names."""
+from dataset import dataset_dict
+from distiller_zoo import get_method, methods
+from errors import UsageError
+from helper.cli import Parser, epoch_list, file_name, number
+from models import check_name, model_dict
+
+# Options that change where a run is, how it is shown or how fast it goes, but not which run it is: everything else
+# is part of a run's name when it is not at its default, and must be the same when the run is resumed.
+INCIDENTAL = {"data_dir", "save_dir", "num_workers", "gpu_id", "print_freq", "save_freq", "overwrite",
+              "skip_validation", "path_t", "model_t", "name"}
+
+PUBLISHED_EPOCHS, PUBLISHED_DECAYS = 240, [150, 180, 210]
+
+
+def teacher_options(argv=None):
+    """Options of train_teacher.py. Raises UsageError."""
+    parser = Parser(description="Train a network by cross-entropy: a teacher, or a student alone.")
+    group = parser.add_argument_group("network")
+    group.add_argument("--model", default="resnet110", help=f"architecture: {_names(model_dict)}, or torchvision/NAME")
+    _add_training(parser)
+    _add_data(parser)
+    _add_machine(parser)
+    _add_run(parser, trial="0")
+    return _finish(parser, argv)
+
+
+def student_options(argv=None):
+    """Options of train_student.py, weights not given filled in from the method. Raises UsageError."""
+    parser = Parser(description="Distil a student from a trained teacher.", epilog=_weights_table())
+    group = parser.add_argument_group("networks")
+    group.add_argument("--path_t", metavar="FILE", help="the teacher's checkpoint, or the directory of its run")
+    group.add_argument("--model_t", metavar="NAME", help="the teacher's architecture, when neither its checkpoint nor "
+                       "its path says so")
+    group.add_argument("--model_s", default="resnet8", help="the student's architecture: as train_teacher.py's --model")
+    group.add_argument("--skip_validation", action="store_true", help="do not measure the teacher's accuracy first")
+
+    group = parser.add_argument_group("distillation", "loss = gamma * CE + alpha * KL + beta * method; weights not "
+                                      "given are the method's published ones, listed below")
+    group.add_argument("--distill", default="kd", metavar="METHOD", help=f"method: {_names(methods)}")
+    weight = number(float, at_least=0)
+    group.add_argument("-r", "--gamma", "-c", "--cls", dest="gamma", type=weight, help="weight of cross-entropy")
+    group.add_argument("-a", "--alpha", "--div", dest="alpha", type=weight, help="weight of the KL on the logits")
+    group.add_argument("-b", "--beta", dest="beta", type=weight, help="weight of the method's own loss")
+    group.add_argument("-d", dest="d", type=weight, help="the same as --alpha (SimKD's --div)")
+    group.add_argument("--kd_T", type=number(float, above=0), default=4.0, help="temperature of the KL on the logits")
+    _add_method_options(group)
+    _add_training(parser)
+    _add_data(parser)
+    _add_machine(parser)
+    _add_run(parser, trial="1")
+    opt = _finish(parser, argv)
+    if opt.path_t is None:
+        raise UsageError("--path_t is missing: name the teacher's checkpoint, or its run's directory")
+    return _fill_weights(opt)
+
+
+def evaluate_options(argv=None):
+    """Options of evaluate.py. Raises UsageError."""
+    parser = Parser(description="Score a checkpoint: accuracy, calibration, and agreement with a teacher.")
+    group = parser.add_argument_group("networks")
+    group.add_argument("--path", metavar="FILE", help="the checkpoint, or the directory of its run")
+    group.add_argument("--model", metavar="NAME", help="its architecture, when neither it nor its path says so")
+    group.add_argument("--path_t", metavar="FILE", help="a teacher to compare with")
+    group.add_argument("--model_t", metavar="NAME", help="the teacher's architecture, likewise")
+    group.add_argument("--json", metavar="FILE", help="write the scores there too")
+    group = _add_data(parser)
+    parser.set_defaults(dataset=None, data_dir=None, image_size=None, holdout=None)  # the checkpoint's own
+    group.add_argument("--save_dir", default="save", help="where decoded folders are cached")
+    group.add_argument("--split", choices=["test", "val", "train"], default="test", help="images to score")
+    group.add_argument("--batch_size", type=number(int, at_least=1), default=250, help="images per forward pass")
+    _add_machine(parser)
+    opt = parser.parse_args(argv)
+    if opt.path is None:
+        raise UsageError("--path is missing: name the checkpoint to score, or its run's directory")
+    return opt
+
+
+def _add_training(parser):
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=number(int, at_least=1), default=PUBLISHED_EPOCHS, help="passes over the data")
+    group.add_argument("--batch_size", type=number(int, at_least=1), default=64, help="images per step")
+    group.add_argument("--learning_rate", type=number(float, above=0),
+                       help="default: 0.05, and 0.01 for MobileNetV2 and Shuffle nets")
+    group.add_argument("--lr_decay_epochs", type=epoch_list, metavar="E,E,...",
+                       help="epochs after which the learning rate falls; default: 150,180,210 of 240, and these in "
+                       "proportion for another --epochs")
+    group.add_argument("--lr_decay_rate", type=number(float, above=0), default=0.1, help="factor of each fall")
+    group.add_argument("--weight_decay", type=number(float, at_least=0), default=5e-4, help="of all parameters")
+    group.add_argument("--momentum", type=number(float, at_least=0), default=0.9, help="of SGD, without Nesterov")
+
+
+def _add_data(parser):
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", default="cifar100", help=f"{_names(dataset_dict)}")
+    group.add_argument("--data_dir", default="data", help="where data sets are; for 'folder', the tree itself")
+    group.add_argument("--image_size", type=number(int, at_least=8), help="side in pixels that a folder's images are "
+                       "resized and cropped to; default: their own")
+    group.add_argument("--holdout", type=number(int, at_least=0), default=0, metavar="N",
+                       help="take N training images per class as the validation set that chooses the best epoch")
+    group.add_argument("--loader", choices=["auto", "device", "torch"], default="auto",
+                       help="device: the whole set on the training device; torch: torchvision transforms in workers; "
+                       "auto: device where it fits")
+    group.add_argument("--num_workers", type=number(int, at_least=0), default=2, help="processes of the torch loader")
+    return group
+
+
+def _add_machine(parser):
+    group = parser.add_argument_group("machine")
+    group.add_argument("--gpu_id", default="", metavar="IDS", help="such as 0, 0,1 (DataParallel) or cpu; default: the "
+                       "first GPU, or the CPU where there is none")
+    group.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto",
+                       help="of the networks, losses are float32; auto: bf16 where the hardware has it")
+
+
+def _add_run(parser, trial):
+    group = parser.add_argument_group("run")
+    group.add_argument("-t", "--trial", default=trial, help="run id, the last part of its name")
+    group.add_argument("--name", type=file_name, help="name of the run's directory; default: made from its options")
+    group.add_argument("--seed", type=number(int, at_least=0), help="of every random generator; default: the trial, "
+                       "when it is a number, else 0")
+    group.add_argument("--deterministic", action="store_true", help="refuse GPU kernels that are not repeatable")
+    group.add_argument("--save_dir", default="save", help="where runs go")
+    group.add_argument("--overwrite", action="store_true", help="start an existing run anew instead of resuming it")
+    group.add_argument("--save_freq", type=number(int, at_least=0), default=40, metavar="N",
+                       help="keep ckpt_epoch_E.pth every N epochs; 0: never")
+    group.add_argument("--print_freq", type=number(int, at_least=1), default=100, metavar="N",
+                       help="steps between two readings of the losses")
+
+
+def _finish(parser, argv):
+    """Parse; note in opt.named what was set by hand and belongs in the run's name; fill in what follows from it."""
+    opt = parser.parse_args(argv)
+    shown = {action.dest for action in parser._actions} - INCIDENTAL
+    opt.named = {key: value for key, value in vars(opt).items()
+                 if key in shown and value is not None and value != parser.get_default(key)}
+    check_name(getattr(opt, "model", None) or opt.model_s)
+    if opt.seed is None:
+        opt.seed = int(opt.trial) if opt.trial.isdecimal() else 0
+    if opt.lr_decay_epochs is None:
+        scaled = (round(epoch * opt.epochs / PUBLISHED_EPOCHS) for epoch in PUBLISHED_DECAYS)
+        opt.lr_decay_epochs = sorted({epoch for epoch in scaled if epoch > 0})
+    return opt
+
+
+def _add_method_options(group):
+    """The flags that methods declare; one that several share is declared alike by each and added once."""
+    options = []
+    for method in methods.values():
+        options += [option for option in method.options if option not in options]
+    for option in options:
+        group.add_argument(*option.flags, **option.settings)
+
+
+def _fill_weights(opt):
+    method = get_method(opt.distill)
+    if opt.d is not None:
+        if getattr(opt, method.short_d) is not None:
+            raise UsageError(f"-d and --{method.short_d} are the same weight for --distill {opt.distill}: give one")
+        setattr(opt, method.short_d, opt.d)
+    del opt.d
+    for name in ("gamma", "alpha", "beta"):
+        if getattr(opt, name) is None:
+            setattr(opt, name, getattr(method.weights, name))
+    return opt
+
+
+def _weights_table():
+    rows = [f"  {name:12} -r {w.gamma:g} -a {w.alpha:g} -b {w.beta:g}   {w.source}"
+            for name, w in ((name, method.weights) for name, method in methods.items())]
+    return "weights by method:\n" + "\n".join(rows)
+
+
+def _names(registry):
+    return ", ".join(registry)

@@ -1,0 +1,114 @@
+"""Tables and curves over finished or running runs."""
+import json
+from pathlib import Path
+from statistics import mean, stdev
+
+from errors import UsageError
+
+
+def find_runs(paths):
+    """Every run (a directory with options.json and metrics.jsonl) at or below `paths`, each as a dict.
+
+    Returns:
+        [{"name", "options", "rows"}], sorted by path; "rows" holds one dict of metrics per epoch.
+
+    Raises:
+        UsageError: nothing there.
+    """
+    files = {file for path in paths for file in Path(path).rglob("metrics.jsonl")}
+    runs = []
+    for file in sorted(files):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        if rows:
+            options = json.loads((file.parent / "options.json").read_text())
+            runs.append({"name": file.parent.name, "options": options, "rows": rows})
+    if not runs:
+        raise UsageError(f"no run with metrics.jsonl below {', '.join(map(str, paths))}")
+    return runs
+
+
+def group_runs(runs):
+    """Trials of one setting together: {label: [run, ...]}, in the order of first appearance.
+
+    Two runs are of one setting when their options are equal but for trial, seed, name and teacher's path.
+    """
+    groups = {}
+    for run in runs:
+        groups.setdefault(_setting(run), []).append(run)
+    labels = {}
+    for setting, members in groups.items():
+        label = _label(members[0])
+        if label in labels:  # the same networks and method under other options: say which
+            label += " " + _difference(setting, _setting(labels[label][0]))
+        labels[label] = members
+    return labels
+
+
+def table(groups):
+    """A Markdown table: test accuracy of the last and the best epoch as mean ± standard deviation over the trials."""
+    lines = ["| run | epochs | trials | last, % | best, % | parameters | minutes |",
+             "|---|---|---|---|---|---|---|"]
+    for label, runs in groups.items():
+        last = [run["rows"][-1]["test_acc"] for run in runs]
+        best = [_best(run["rows"])["test_acc"] for run in runs]
+        minutes = [sum(row["seconds"] for row in run["rows"]) / 60 for run in runs]
+        epochs = min(len(run["rows"]) for run in runs)
+        lines.append(f"| {label} | {epochs} | {len(runs)} | {_spread(last)} | {_spread(best)} | "
+                     f"{runs[0]['options']['parameters']:,} | {mean(minutes):.1f} |")
+    return "\n".join(lines)
+
+
+def plot(groups, path):
+    """Test accuracy by epoch, the mean over the trials with a band from the lowest to the highest, as a PNG."""
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    lows = []
+    for label, runs in groups.items():
+        epochs = min(len(run["rows"]) for run in runs)
+        curves = [[row["test_acc"] for row in run["rows"][:epochs]] for run in runs]
+        by_epoch = list(zip(*curves, strict=True))
+        x = range(1, epochs + 1)
+        legend = f"{label}: {_spread([curve[-1] for curve in curves])}"
+        line, = axes.plot(x, [mean(values) for values in by_epoch], label=legend)
+        low, high = [min(values) for values in by_epoch], [max(values) for values in by_epoch]
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2)
+        lows.append(mean(by_epoch[epochs // 4]))
+    axes.set_ylim(bottom=max(0, min(lows) - 10))  # the first quarter's climb would flatten what comes after
+    axes.set(xlabel="epoch", ylabel="test accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", title="last epoch")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+_NOT_A_SETTING = {"trial", "seed", "name", "path_t", "teacher", "teacher_hash", "command", "hardware", "torch",
+                  "overwrite", "gpu_id", "num_workers", "save_dir", "print_freq", "save_freq", "skip_validation"}
+
+
+def _setting(run):
+    settings = {key: value for key, value in run["options"].items() if key not in _NOT_A_SETTING}
+    settings["teacher"] = run["options"].get("teacher", {}).get("arch")
+    return tuple(sorted((key, json.dumps(value)) for key, value in settings.items()))
+
+
+def _label(run):
+    options = run["options"]
+    if "distill" not in options:
+        return options["model"]
+    return f"{options['distill']}: {options['teacher']['arch']} -> {options['model_s']}"
+
+
+def _difference(setting, other):
+    changed = sorted(set(setting) - set(other))
+    return "(" + ", ".join(f"{key} {value}" for key, value in changed) + ")"
+
+
+def _best(rows):
+    return max(rows, key=lambda row: row.get("val_acc", row["test_acc"]))
+
+
+def _spread(values):
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")

@@ -1,0 +1,166 @@
+"""A run's directory: its name, its files, and going on where it stopped."""
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import torch
+
+from errors import UsageError
+from helper.checkpoint import load_training, save_checkpoint, write_atomically
+from helper.options import INCIDENTAL
+
+_LONGEST_NAME = 200  # file systems allow 255 bytes
+
+
+def teacher_name(opt, dataset):
+    """Directory name of a run of train_teacher.py: 'resnet20_cifar100_epochs-30_trial-0', or what --name says."""
+    return opt.name or _name([opt.model, dataset, *_settings(opt, {"model"})], opt.trial)
+
+
+def student_name(opt, dataset, teacher, teacher_hash):
+    """Directory name of a run of train_student.py: 'S-resnet8_T-resnet20-1a2b3c_cifar100_kd_r-0.1_a-0.9_b-0_trial-1'.
+
+    The digits behind the teacher are of its weights: another teacher makes another run.
+    """
+    if opt.name:
+        return opt.name
+    weights = [f"r-{opt.gamma:g}", f"a-{opt.alpha:g}", f"b-{opt.beta:g}"]
+    skip = {"model_s", "distill", "gamma", "alpha", "beta", "d"}
+    return _name([f"S-{opt.model_s}", f"T-{teacher}-{teacher_hash[:6]}", dataset, opt.distill, *weights,
+                  *_settings(opt, skip)], opt.trial)
+
+
+def _settings(opt, skip):
+    """'key-value' of each option that was set by hand and has no place of its own in the name."""
+    shown = ((key, value) for key, value in opt.named.items() if key not in skip | {"dataset", "trial"})
+    return [f"{key}-{_text(value)}" for key, value in shown]
+
+
+def _text(value):
+    if isinstance(value, list):
+        return "+".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _name(parts, trial):
+    name, end = "_".join(parts).replace("/", "."), f"_trial-{trial}"
+    name, end = (re.sub(r"[^\w.+-]", "-", text) for text in (name, end))
+    if len(name + end) > _LONGEST_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+        name = f"{name[:_LONGEST_NAME - len(end) - 13]}_{digest}"
+    return name + end
+
+
+class Run:
+    """The files of one run in `directory`: last.pth, best.pth, options.json, metrics.jsonl, TensorBoard events.
+
+    Args:
+        directory: made when training starts, not before: a run refused for bad input leaves nothing behind.
+        opt: the options; those that are not INCIDENTAL must not change when the run is resumed.
+        facts: what else identifies the networks, for checkpoints and options.json: arch, num_classes, imagenet, ...
+
+    Attributes:
+        history: one row (dict) of metrics per finished epoch.
+    """
+
+    def __init__(self, directory, opt, facts):
+        self.directory, self.facts = Path(directory), facts
+        self.options = {key: value for key, value in vars(opt).items() if key != "named"}
+        self.overwrite, self.save_freq = opt.overwrite, opt.save_freq
+        self.history = []
+        self.tensorboard = None
+
+    @property
+    def best(self):
+        """The row of the first epoch with the highest accuracy."""
+        return max(self.history, key=lambda row: row[self.best_by])
+
+    def start(self, training, best_by):
+        """Claim the directory; restore `training` and the history if the run was begun before.
+
+        best_by is the key of a metrics row, a percentage, that chooses the best epoch.
+
+        Raises:
+            UsageError: another process has this run, or it was begun with other options.
+        """
+        self.training, self.best_by = training, best_by
+        options_file, last = self.directory / "options.json", self.directory / "last.pth"
+        if last.exists() and not self.overwrite:
+            self._check_options(json.loads(options_file.read_text()))
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        if self.overwrite:
+            for pattern in ("*.pth", "metrics.jsonl", "events.out.tfevents.*", "options.json"):
+                for file in self.directory.glob(pattern):
+                    file.unlink()
+        if last.exists():
+            self.history = load_training(last, training)["history"]
+        else:
+            self._write_options()
+        self._write_metrics()
+
+    def finish_epoch(self, row):
+        """Add a row of metrics and save; the checkpoint comes before the log, which is rewritten from it."""
+        improved = not self.history or row[self.best_by] > self.best[self.best_by]
+        self.history.append(row)
+        if improved:
+            save_checkpoint(self.directory / "best.pth", self._result())
+        self.save()
+        if self.save_freq and row["epoch"] % self.save_freq == 0:
+            save_checkpoint(self.directory / f"ckpt_epoch_{row['epoch']}.pth", self._result())
+        with open(self.directory / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        self._write_events(row)
+
+    def save(self):
+        """Write last.pth: the result so far and all that is needed to go on, in mid-epoch too."""
+        save_checkpoint(self.directory / "last.pth", self._result() | self.training.state_dict()
+                        | {"history": self.history})
+
+    def close(self):
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        self.lock.close()
+
+    def _result(self):
+        metrics = self.history[-1] if self.history else {}
+        return self.facts | self.training.result() | {"epoch": len(self.history), "metrics": metrics,
+                                                      "options": self.options}
+
+    def _write_events(self, row):
+        if self.tensorboard is None:
+            from torch.utils.tensorboard import SummaryWriter  # a second to import: after the first epoch, not before
+            self.tensorboard = SummaryWriter(self.directory, purge_step=row["epoch"])
+        for key in row.keys() - {"epoch"}:
+            self.tensorboard.add_scalar(key, row[key], row["epoch"])
+        self.tensorboard.flush()
+
+    def _check_options(self, before):
+        now = json.loads(json.dumps(self.options))
+        for key in now.keys() & before.keys() - INCIDENTAL:
+            if now[key] != before[key]:
+                raise UsageError(f"{self.directory} was begun with {key} = {before[key]}, not {now[key]}: pass "
+                                 "--overwrite to start it anew, or another --trial")
+
+    def _lock(self):
+        self.lock = open(self.directory / ".lock", "w")  # noqa: SIM115 - held, and so locked, until the run is closed
+        try:
+            import fcntl
+        except ImportError:  # Windows: nothing keeps two processes apart there
+            return
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(f"{self.directory} is being trained by another process: wait for it, or use another "
+                             "--trial") from error
+
+    def _write_options(self):
+        content = self.options | self.facts | {"command": sys.argv, "torch": torch.__version__}
+        text = json.dumps(content, indent=1) + "\n"
+        write_atomically(self.directory / "options.json", lambda file: file.write(text.encode()))
+
+    def _write_metrics(self):
+        text = "".join(json.dumps(row) + "\n" for row in self.history)
+        write_atomically(self.directory / "metrics.jsonl", lambda file: file.write(text.encode()))

@@ -1,0 +1,70 @@
+"""What every network of the zoo shares: the forward contract, the stage, the weight initialisation."""
+from torch import nn
+from torch.nn import functional as F
+
+
+class Backbone(nn.Module):
+    """A stem, stages, an average over the last map, and a linear classifier.
+
+    A subclass names its classifier in `head` and implements `trunk`; where the classifier does not average the deepest
+    map itself, it overrides `pooled_map` as well.
+
+    model(x)                             -> logits (B, K), from x (B, 3, H, W) of any size
+    model(x, is_feat=True)               -> ([stem map, stage maps ..., embedding (B, D)], logits)
+    model(x, is_feat=True, preact=True)  -> the same with the stage maps before their ReLU, for the losses that match
+                                            signs or margins (AB, OFD)
+    """
+
+    name: str  # the registered name, set by models.create_model
+    head = "fc"  # where the final nn.Linear is
+
+    def trunk(self, x):
+        """x (B, 3, H, W) -> (maps, before, pooled).
+
+        maps: the stem map and each stage's (B, C, H, W); before: the stage maps before their ReLU;
+        pooled: pooled_map(maps[-1]).
+        """
+        raise NotImplementedError
+
+    def pooled_map(self, f):
+        """The map whose global average is the embedding, from f = feats[-2] (without preact): (B, C, H, W) -> same."""
+        return f
+
+    def forward(self, x, is_feat=False, preact=False):
+        maps, before, pooled = self.trunk(x)
+        embedding = pooled.mean((2, 3))  # (B, D, H, W) -> (B, D): equals the published fixed-size pools, at any size
+        logits = self.get_submodule(self.head)(embedding)
+        if not is_feat:
+            return logits
+        return [maps[0], *(before if preact else maps[1:]), embedding], logits
+
+
+class Stage(nn.Sequential):
+    """Blocks of one stage, each giving its output before the final ReLU. x -> (output, output before its ReLU)."""
+
+    def forward(self, x):
+        *early, last = self
+        for block in early:
+            x = F.relu(block(x), inplace=True)
+        before = last(x)
+        return F.relu(before), before  # not in place: `before` may be handed out
+
+
+def conv3x3(c_in, c_out, stride=1, groups=1):
+    return nn.Conv2d(c_in, c_out, 3, stride, padding=1, groups=groups, bias=False)
+
+
+def conv1x1(c_in, c_out, stride=1, groups=1):
+    return nn.Conv2d(c_in, c_out, 1, stride, groups=groups, bias=False)
+
+
+def init_convolutions(model):
+    """Normal with std sqrt(2 / (k*k*C_out)) for every convolution (He et al. 2015, fan-out), zero for its bias.
+
+    BatchNorm (1, 0) and nn.Linear keep PyTorch's default.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

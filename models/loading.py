@@ -1,0 +1,155 @@
+"""Networks from checkpoints: our own runs', RepDistiller's, SimKD's, HeadSharingKD's, or a bare state_dict."""
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+
+import torch
+
+import models
+from errors import UsageError
+from models.checkpoint import find_checkpoint, read_checkpoint
+
+STATE_KEYS = ("model", "state_dict", "net")
+OPTION_KEYS = ("options", "opt")
+ACCURACY_KEYS = ("best_acc", "accuracy", "acc", "best_acc1", "best_prec1")
+# Of DataParallel, torch.compile, and HeadSharingKD's student beside a teacher's head, whose own entries are HEAD's.
+WRAPPERS = ("module.", "_orig_mod.", "model_s.")
+HEAD = "t_head."
+COUNTER = "num_batches_tracked"  # of BatchNorm; files older than PyTorch 0.4.1 lack it
+
+
+@dataclass
+class ModelCheckpoint:
+    """A network's weights and what their file tells of it; None is for what it does not tell."""
+
+    path: Path
+    state: dict  # the network's state_dict, without prefixes of wrappers
+    extra: dict  # a teacher head's entries (t_head.*)
+    name: str | None  # registered name
+    imagenet: bool | None  # create_model's flag
+    num_classes: int | None
+    accuracy: float | None  # top-1 on the test images, %
+    raw: dict  # the whole file
+
+    def build(self, num_classes=None, name=None, imagenet=None):
+        """The network with these weights: float32, on the CPU, in training mode.
+
+        num_classes: how many the caller needs; None takes what the weights have.
+        name, imagenet: the architecture, overriding what the file tells.
+        Raises UsageError if the architecture is unknown or does not fit, or the number of classes differs.
+        """
+        name = name or self.name
+        if name is None:
+            raise UsageError(f"{self.path} does not tell which network it holds: pass --model_t NAME")
+        if imagenet is None:
+            imagenet = self.imagenet or has_imagenet_layout(self.state, name)
+        found = count_classes(self.state, name, imagenet) or self.num_classes or num_classes or 1
+        if num_classes not in (None, found):
+            raise UsageError(f"{self.path} is a {name} for {found} classes, not {num_classes}: "
+                             f"give one that was trained on this data set")
+        model = models.create_model(name, found, imagenet)
+        expected = model.state_dict()
+        state = {key: tensor for key, tensor in expected.items() if key.endswith(COUNTER)} | self.state
+        difference = _first_difference(expected, state)
+        if difference:
+            raise UsageError(f"{self.path} does not fit {name} ({difference}): "
+                             f"pass --model_t with the network that it holds")
+        model.load_state_dict(state)
+        return model
+
+
+def open_checkpoint(path):
+    """The ModelCheckpoint of a file, or of a directory's newest file. Raises UsageError as read_checkpoint does."""
+    path = find_checkpoint(path)
+    raw = read_checkpoint(path)
+    tensors = {_unwrapped(key): tensor for key, tensor in _find_state(raw, path).items()}
+    state = {key: tensor for key, tensor in tensors.items() if not key.startswith(HEAD)}
+    name = _find_name(raw) or models.name_from_path(path)
+    imagenet = raw.get("imagenet")
+    num_classes = raw.get("num_classes")
+    if num_classes is None and name is not None:
+        num_classes = count_classes(state, name, imagenet or has_imagenet_layout(state, name))
+    return ModelCheckpoint(
+        path=path,
+        state=state,
+        extra={key: tensor for key, tensor in tensors.items() if key.startswith(HEAD)},
+        name=name,
+        imagenet=imagenet,
+        num_classes=num_classes,
+        accuracy=_find_accuracy(raw),
+        raw=raw,
+    )
+
+
+def load_model(path, num_classes=None, name=None, imagenet=None):
+    """The network of a checkpoint, with its weights. Arguments and errors are ModelCheckpoint.build's."""
+    return open_checkpoint(path).build(num_classes, name, imagenet)
+
+
+def count_classes(state, name, imagenet=False):
+    """Rows of the classifier in a state_dict of network `name`, or None if it has no such classifier."""
+    with torch.device("meta"):
+        model = models.create_model(name, 1, imagenet)
+    if model.head is None:
+        return None
+    weight = models.get_classifier(model).weight
+    key = next(key for key, tensor in model.state_dict(keep_vars=True).items() if tensor is weight)
+    return len(state[key]) if key in state else None
+
+
+def has_imagenet_layout(state, name):
+    """Whether a state_dict of ResNet18 ... ResNet152 is torchvision's rather than that of the CIFAR stem."""
+    return name in models.IMAGENET_LAYOUT and "fc.weight" in state
+
+
+def _find_state(raw, path):
+    for candidate in (*(raw.get(key) for key in STATE_KEYS), raw):
+        if _is_state_dict(candidate):
+            return candidate
+    raise UsageError(f"{path} holds no weights: give a checkpoint with one of the keys {', '.join(STATE_KEYS)}")
+
+
+def _is_state_dict(value):
+    return isinstance(value, Mapping) and value and all(isinstance(entry, torch.Tensor) for entry in value.values())
+
+
+def _unwrapped(key):
+    while key.startswith(WRAPPERS):
+        key = key.partition(".")[2]
+    return key
+
+
+def _find_name(raw):
+    recorded = [raw.get("arch")]
+    for options in (raw.get(key) for key in OPTION_KEYS):
+        options = vars(options) if isinstance(options, Namespace) else options
+        if isinstance(options, Mapping):
+            recorded += [options.get("model_s"), options.get("model")]
+    for name in filter(None, recorded):
+        name = models.aliases.get(name, name)
+        if name in models.model_dict or name.startswith("torchvision/"):
+            return name
+    return None
+
+
+def _find_accuracy(raw):
+    metrics = raw.get("metrics")
+    recorded = [metrics.get("test_acc")] if isinstance(metrics, Mapping) else []
+    for value in [*recorded, *(raw.get(key) for key in ACCURACY_KEYS)]:
+        if isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+            return float(value)
+    return None
+
+
+def _first_difference(expected, state):
+    for key in expected:
+        if key not in state:
+            return f"{key} is missing"
+    for key, tensor in state.items():
+        if key not in expected:
+            return f"{key} is not part of it"
+        if tensor.shape != expected[key].shape:
+            return f"{key} has shape {tuple(tensor.shape)} instead of {tuple(expected[key].shape)}"
+    return None

@@ -1,0 +1,39 @@
+"""Which network a checkpoint holds, told from its path."""
+import re
+from pathlib import Path
+
+import models
+
+
+def name_from_path(path):
+    """The registered name in a checkpoint's path, or None.
+
+    Looked for in the directory's name, then in the file's:
+    - a student folder, S:resnet8_T:resnet32x4_..., also with - or ~ for the colon, means the student;
+    - otherwise the first registered name that stands as whole words, the longest if several start there
+      (resnet8x4_student is resnet8x4, MobileNetV2_1_0_vanilla is MobileNetV2_1_0);
+    - torchvision.NAME, as run folders spell it, means torchvision/NAME.
+    Aliases give the name they stand for.
+    """
+    path = Path(path)
+    return _name_in(path.parent.name) or _name_in(path.stem)
+
+
+def _name_in(text):
+    student = re.match(r"S[:~-](.+?)_T[:~-]", text)
+    if student:
+        text = student[1]
+    names = _spellings() if "torchvision" in text else {name: name for name in models.model_dict}
+    longest_first = sorted(names, key=len, reverse=True)
+    found = re.search(rf"(?<![A-Za-z0-9])({'|'.join(map(re.escape, longest_first))})(?![A-Za-z0-9])", text)
+    if not found:
+        return None
+    name = names[found[0]]
+    return models.aliases.get(name, name)
+
+
+def _spellings():
+    """Spelling in a path -> name, with torchvision's networks (imported only for the paths that need it)."""
+    from models.torchvision_nets import torchvision_names
+
+    return {f"torchvision.{name}": f"torchvision/{name}" for name in torchvision_names()}

@@ -1,0 +1,57 @@
+"""Questions about a network: which layer is its classifier, which shapes its features have."""
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from errors import UsageError
+
+
+def unwrap(model):
+    """The network inside DataParallel, DistributedDataParallel and torch.compile wrappers."""
+    while True:
+        if hasattr(model, "_orig_mod"):  # torch.compile
+            model = model._orig_mod
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def get_classifier(model):
+    """The final nn.Linear of a model of the zoo, wrapped or not: the layer that makes the logits of the embedding.
+
+    Raises UsageError for a network that ends otherwise (SqueezeNet's last layer is a convolution).
+    """
+    model = unwrap(model)
+    if model.head is None:
+        raise UsageError(f"model '{model.name}' has no linear classifier: choose one that ends in a linear layer")
+    return model.get_submodule(model.head)
+
+
+def feature_shapes(model, image_size):
+    """Shapes of feats without the batch: [(C, H, W) of each map ..., (D,) of the embedding] at image_size pixels.
+
+    Nothing is computed: weights, BatchNorm statistics, mode, gradients and random generators stay as they are.
+    Raises UsageError if the network cannot take images of that size.
+    """
+    model = unwrap(model)
+    dtype = next(model.parameters()).dtype
+    # Two images, because BatchNorm in training mode refuses a 1x1 map of a single one.
+    x = torch.empty(2, 3, image_size, image_size, dtype=dtype, device="meta")
+    try:
+        feats, _ = on_meta(model, x, is_feat=True)
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"model '{model.name}' cannot take {image_size}x{image_size} images: {reason}") from error
+    return [tuple(f.shape[1:]) for f in feats]
+
+
+@torch.no_grad()
+def on_meta(model, *args, **kwargs):
+    """model(*args, **kwargs) on stand-ins of its tensors on the `meta` device, where only shapes are worked out.
+
+    The model's own tensors are neither read nor written, whatever device they are on.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    return functional_call(model, stand_ins, args, kwargs)

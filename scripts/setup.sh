@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Makes .venv with requirements.txt, or what is named as arguments, unless that is done already.
+# Sourced by the other scripts: sets PYTHON to the interpreter to use, and goes to the repository's root.
+# With PYTHON=/path/to/python3 in the environment, that interpreter is used as it is and nothing is installed.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ -z "${PYTHON:-}" ]; then
+    requirements=("${@:-requirements.txt}")
+    wanted=$(cat requirements*.txt <(printf '%s\n' "${requirements[@]}") | sha256sum | cut -c1-16)
+    PYTHON="$PWD/.venv/bin/python"
+    if [ ! -e ".venv/.installed-$wanted" ]; then
+        echo "installing ${requirements[*]} into .venv (PyTorch and its CUDA libraries: about 6 GB, some minutes)"
+        [ -x "$PYTHON" ] || python3 -m venv .venv
+        "$PYTHON" -m pip install --quiet --disable-pip-version-check "${requirements[@]/#/-r}"
+        touch ".venv/.installed-$wanted"
+    fi
+    export PYTHON
+fi
+if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+    echo "error: $PYTHON is not a Python of 3.10 or newer: set PYTHON=/path/to/python3" >&2
+    exit 2
+fi
+if [ "${BASH_SOURCE[0]}" = "$0" ]; then echo "ready: $PYTHON"; fi

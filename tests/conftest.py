@@ -1,0 +1,52 @@
+"""Shared fixtures: a few digits as a data set, a briefly trained teacher, the command line."""
+import os
+import sys
+
+# One thread each, in the processes that tests start too: tensors here are tiny, and on a busy machine two threads that
+# wait for each other take many times longer. Before torch is imported.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import dataclasses
+
+import pytest
+import torch
+
+import train_teacher
+from dataset import dataset_dict, digits
+from helper import cli
+
+TINY = ["--dataset", "tiny", "--epochs", "1", "--batch_size", "32", "--precision", "fp32"]
+STEPS = 5  # of an epoch
+
+
+def build_tiny(data_dir, image_size, cache_dir):
+    """150 training and 100 test images of digits at 16x16, for runs that take a fraction of a second."""
+    data = digits.build(data_dir, image_size or 16, cache_dir)
+    train, test = data.train.subset(torch.arange(150)), data.test.subset(torch.arange(100))
+    return dataclasses.replace(data, name="tiny", train=train, val=test, test=test)
+
+
+dataset_dict["tiny"] = build_tiny
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(tmp_path_factory):
+    """Directory of a resnet8 trained for one epoch on a few digits."""
+    save = tmp_path_factory.mktemp("teacher")
+    train_teacher.main([*TINY, "--model", "resnet8", "--save_dir", str(save), "--name", "resnet8_vanilla"])
+    return save / "teachers" / "resnet8_vanilla"
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """command(script_module, *args) -> (exit status, standard output, standard error), as a shell would see them."""
+
+    def call(module, *args):
+        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.run(module.main)
+        out, err = capfd.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return call

@@ -1,0 +1,42 @@
+"""The learning rate by epoch, and the accuracies that evaluation reports, against published values."""
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dataset import Batch
+from helper.device import choose_device
+from helper.fit import make_optimizer
+from helper.loop import evaluate
+from helper.objective import Objective
+from helper.options import teacher_options
+from tests.golden import classic, draw_inputs
+
+
+def test_learning_rate_by_epoch():
+    opt = teacher_options(["--learning_rate", "0.05"])
+    optimizer, scheduler = make_optimizer(Objective(torch.nn.Linear(1, 1), choose_device("cpu", "fp32")), opt)
+    rates = {}
+    for epoch in range(1, 241):
+        rates[str(epoch)] = optimizer.param_groups[0]["lr"]
+        optimizer.step()
+        scheduler.step()
+    published = classic["misc"]["lr_by_epoch"]
+    assert {epoch: rates[epoch] for epoch in published} == pytest.approx(published)
+
+
+@pytest.mark.parametrize("case", classic["misc"]["accuracy_top1_top5"], ids=lambda case: str(case["seed"]))
+def test_accuracy(case):
+    logits, target = draw_inputs(case).values()
+    parts = [slice(0, 5), slice(5, None)]  # unequal batches
+    loader = [Batch(logits.detach()[part], target[part], None) for part in parts]
+    scores = evaluate(torch.nn.Identity(), loader, choose_device("cpu", "fp32"))
+    assert [scores["acc"], scores["acc_top5"]] == pytest.approx(case["out"])
+    assert scores["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item())
+
+
+def test_frozen_parameters_stay_out_of_the_optimiser():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False))
+    opt = SimpleNamespace(learning_rate=0.1, momentum=0.9, weight_decay=0.1, lr_decay_epochs=[], lr_decay_rate=0.1)
+    optimizer, _ = make_optimizer(Objective(network, choose_device("cpu", "fp32")), opt)
+    assert [p.shape for p in optimizer.param_groups[0]["params"]] == [(2, 2), (2,)]

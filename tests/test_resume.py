@@ -1,0 +1,173 @@
+"""A run that was stopped anywhere, and started again, ends in the same bits as one that was not."""
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_student
+import train_teacher
+from helper import fit, loop, run
+from helper.progress import Progress
+from models import read_checkpoint
+from tests.conftest import STEPS, TINY
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = [*TINY, "--epochs", "3", "--name", "run", "--num_workers", "0"]
+TIMES = {"seconds", "images_per_second", "save_dir"}
+
+
+def arguments(kind, save, teacher_dir, *more):
+    """Script module, arguments and run directory of a short run."""
+    if kind == "teacher":
+        return train_teacher, [*RUN, "--model", "resnet8", "--save_dir", str(save), *more], save / "teachers" / "run"
+    args = [*RUN, "--path_t", str(teacher_dir), "--model_s", "resnet8", "--skip_validation", "--save_dir", str(save)]
+    return train_student, [*args, *more], save / "students" / "run"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, teacher_dir):
+    """uninterrupted(kind, *more): directory of the run that nothing stopped, made once per module."""
+    done = {}
+
+    def get(kind, *more):
+        key = (kind, *more)
+        if key not in done:
+            script, args, directory = arguments(kind, tmp_path_factory.mktemp(kind), teacher_dir, *more)
+            script.main(args)
+            done[key] = directory
+        return done[key]
+
+    return get
+
+
+def assert_same(one, two):
+    """Equal checkpoints and metrics, to the bit, but for times and places."""
+    for name in ("last.pth", "best.pth"):
+        assert_equal(read_checkpoint(one / name), read_checkpoint(two / name), name)
+    assert_equal(rows(one), rows(two), "metrics.jsonl")
+
+
+def assert_equal(a, b, where):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a.keys() - TIMES:
+            assert_equal(a[key], b[key], f"{where}: {key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_equal(x, y, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype and torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+class Stop(Exception):
+    """Stands for a kill: nothing of the process runs after it."""
+
+
+def stop_at(monkeypatch, owner, name, count, *, before, signal_number=None):
+    """Stop (or send a signal to) the process at the count-th call of owner.name, before or after it."""
+    real, calls = getattr(owner, name), []
+
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        result = None if before and len(calls) == count else real(*args, **kwargs)
+        if len(calls) == count:
+            if signal_number is None:
+                raise Stop
+            os.kill(os.getpid(), signal_number)
+            result = real(*args, **kwargs) if before else result
+        return result
+
+    monkeypatch.setattr(owner, name, wrapper)
+
+
+KILLS = {
+    "after the first epoch": (run.Run, "finish_epoch", 1, False),
+    "before the first checkpoint": (run.Run, "finish_epoch", 1, True),
+    "in the middle of an epoch": (Progress, "advance", STEPS + 3, False),
+    "between best.pth and last.pth": (run.Run, "save", 2, True),
+    "between checkpoint and log": (run.Run, "save", 2, False),
+}
+
+
+@pytest.mark.parametrize("kind", ["teacher", "student"])
+@pytest.mark.parametrize("moment", KILLS)
+def test_killed(kind, moment, tmp_path, monkeypatch, uninterrupted, teacher_dir):
+    script, args, directory = arguments(kind, tmp_path, teacher_dir)
+    owner, name, count, before = KILLS[moment]
+    with monkeypatch.context() as patch:
+        stop_at(patch, owner, name, count, before=before)
+        with pytest.raises(Stop):
+            script.main(args)
+    script.main(args)
+    assert_same(uninterrupted(kind), directory)
+
+
+SIGNALS = {
+    "in the first step": (Progress, "advance", 1, False),
+    "in the middle of an epoch": (Progress, "advance", STEPS + 3, False),
+    "in the last step of an epoch": (Progress, "advance", 2 * STEPS, False),
+    "during an evaluation": (fit, "evaluate", 2, True),
+}
+
+
+@pytest.mark.parametrize("loader", ["device", "torch"])
+@pytest.mark.parametrize("moment", SIGNALS)
+def test_terminated(moment, loader, tmp_path, monkeypatch, uninterrupted, teacher_dir, capsys):
+    more = ("--loader", loader)
+    script, args, directory = arguments("student", tmp_path, teacher_dir, *more)
+    owner, name, count, before = SIGNALS[moment]
+    with monkeypatch.context() as patch:
+        stop_at(patch, owner, name, count, before=before, signal_number=signal.SIGTERM)
+        with pytest.raises(SystemExit) as stopped:
+            script.main(args)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert (directory / "last.pth").exists()
+    script.main(args)
+    assert_same(uninterrupted("student", *more), directory)
+
+
+def test_killed_by_the_system(tmp_path, uninterrupted, teacher_dir):
+    """A real process, a real SIGKILL as soon as the first epoch is logged, and the same command once more."""
+    more = ("--dataset", "digits", "--batch_size", "256")
+    _, args, directory = arguments("teacher", tmp_path, teacher_dir, *more)
+    command = [sys.executable, "train_teacher.py", *args]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1/3"):
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert len(rows(directory)) < 3
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert_same(uninterrupted("teacher", *more), directory)
+
+
+def test_a_finished_run_is_not_trained_again(uninterrupted, monkeypatch, teacher_dir, capsys):
+    directory = uninterrupted("teacher")
+    script, args, _ = arguments("teacher", directory.parent.parent, teacher_dir)
+    monkeypatch.setattr(loop, "train_epoch", None)
+    before = (directory / "last.pth").read_bytes()
+    script.main(args)
+    assert (directory / "last.pth").read_bytes() == before
+    assert "all 3 epochs were done before" in capsys.readouterr().out
+
+
+def test_overwrite_starts_anew(tmp_path, teacher_dir, uninterrupted):
+    script, args, directory = arguments("teacher", tmp_path, teacher_dir)
+    script.main([*args, "--seed", "5"])
+    script.main([*args, "--overwrite"])
+    assert_equal(rows(uninterrupted("teacher")), rows(directory), "metrics")
+    assert len(list(directory.glob("events.out.tfevents.*"))) == 1

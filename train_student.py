@@ -1,0 +1,31 @@
+"""Distil a student from a trained teacher.
+
+    python train_student.py --path_t save/teachers/resnet32x4_cifar100_trial-0 --distill kd --model_s resnet8x4
+"""
+from distiller_zoo import get_method
+from helper import cli
+from helper.fit import fit, make_optimizer
+from helper.objective import Objective
+from helper.options import student_options
+from helper.run import Run, student_name
+from helper.setup import load_teacher, make_network, network_facts, prepare
+
+
+def main(argv=None):
+    opt = student_options(argv)
+    device, data, loaders = prepare(opt)
+
+    teacher, teacher_facts = load_teacher(opt, device, data, loaders["test"])
+    student = make_network(opt.model_s, opt, device)
+    method = get_method(opt.distill)(student, teacher, opt).to(device.device)
+    objective = Objective(student, device, teacher, method, opt.gamma, opt.alpha, opt.beta, opt.kd_T)
+    optimizer, scheduler = make_optimizer(objective, opt)
+
+    facts = network_facts(opt.model_s, method.deploy(student), opt, device) | {"teacher": teacher_facts}
+    name = student_name(opt, data.name, teacher_facts["arch"], teacher_facts["hash"])
+    run = Run(f"{opt.save_dir}/students/{name}", opt, facts)
+    fit(objective, optimizer, scheduler, loaders, device, run, opt)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,27 @@
+"""Train a network by cross-entropy: a teacher, or a student alone.
+
+    python train_teacher.py --model resnet32x4 --dataset cifar100
+"""
+from helper import cli
+from helper.fit import fit, make_optimizer
+from helper.objective import Objective
+from helper.options import teacher_options
+from helper.run import Run, teacher_name
+from helper.setup import make_network, network_facts, prepare
+
+
+def main(argv=None):
+    opt = teacher_options(argv)
+    device, data, loaders = prepare(opt)
+
+    model = make_network(opt.model, opt, device)
+    objective = Objective(model, device)
+    optimizer, scheduler = make_optimizer(objective, opt)
+
+    facts = network_facts(opt.model, model, opt, device)
+    run = Run(f"{opt.save_dir}/teachers/{teacher_name(opt, data.name)}", opt, facts)
+    fit(objective, optimizer, scheduler, loaders, device, run, opt)
+
+
+if __name__ == "__main__":
+    cli.run(main)
