@@ -2,6 +2,7 @@
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from pathlib import Path
 
@@ -90,18 +91,24 @@ def load_model(path, num_classes=None, name=None, imagenet=None):
 
 def count_classes(state, name, imagenet=False):
     """Rows of the classifier in a state_dict of network `name`, or None if it has no such classifier."""
-    with torch.device("meta"):
-        model = models.create_model(name, 1, imagenet)
-    if model.head is None:
-        return None
-    weight = models.get_classifier(model).weight
-    key = next(key for key, tensor in model.state_dict(keep_vars=True).items() if tensor is weight)
+    key = _classifier_key(name, imagenet)
     return len(state[key]) if key in state else None
 
 
 def has_imagenet_layout(state, name):
     """Whether a state_dict of ResNet18 ... ResNet152 is torchvision's rather than that of the CIFAR stem."""
-    return name in models.IMAGENET_LAYOUT and "fc.weight" in state
+    return models.aliases.get(name, name) in models.IMAGENET_LAYOUT and "fc.weight" in state
+
+
+@cache  # tracing a torchvision network takes up to seconds
+def _classifier_key(name, imagenet):
+    """The name in a state_dict of the classifier's weight, None for a network without one."""
+    with torch.device("meta"):
+        model = models.create_model(name, 1, imagenet)
+    if model.head is None:
+        return None
+    weight = models.get_classifier(model).weight
+    return next(key for key, tensor in model.state_dict(keep_vars=True).items() if tensor is weight)
 
 
 def _find_state(raw, path):

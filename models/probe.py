@@ -41,8 +41,8 @@ def feature_shapes(model, image_size):
     try:
         feats, _ = on_meta(model, x, is_feat=True)
     except (AssertionError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"model '{model.name}' cannot take {image_size}x{image_size} images: {reason}") from error
+        name, reason = getattr(model, "name", type(model).__name__), str(error).partition("\n")[0]
+        raise UsageError(f"model '{name}' cannot take {image_size}x{image_size} images: {reason}") from error
     return [tuple(f.shape[1:]) for f in feats]
 
 

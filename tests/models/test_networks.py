@@ -187,10 +187,18 @@ def test_wrapped_models_have_a_classifier_and_shapes():
     assert feature_shapes(wrapped, 32) == feature_shapes(model, 32)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
+def test_channels_last_maps_stay_channels_last(name):
+    x = torch.randn(2, 3, 32, 32).to(memory_format=torch.channels_last)
+    feats, _ = create_model(name, 5).to(memory_format=torch.channels_last)(x, is_feat=True)
+    assert all(f.is_contiguous(memory_format=torch.channels_last) for f in feats[:-1])
+
+
 def test_init_statistics():
     """sqrt(2 / (k*k*C_out)) for convolutions, 0.01 for VGG's classifier, zero for WRN's bias."""
     torch.manual_seed(0)
-    for name in ("resnet20", "wrn_16_2", "vgg8", "MobileNetV2"):
+    for name in ("resnet20", "wrn_16_2", "vgg8", "MobileNetV2", "ResNet18"):
         for module in create_model(name, 100).modules():
             if isinstance(module, nn.Conv2d) and module.weight.numel() > 2000:
                 fan_out = module.kernel_size[0] ** 2 * module.out_channels
