@@ -4,7 +4,7 @@
 """
 from distiller_zoo import get_method
 from helper import cli
-from helper.fit import fit, make_optimizer
+from helper.fit import fit, make_optimizer, pretrain
 from helper.objective import Objective
 from helper.options import student_options
 from helper.run import Run, student_name
@@ -19,12 +19,13 @@ def main(argv=None):
     student = make_network(opt.model_s, opt, device)
     method = get_method(opt.distill)(student, teacher, opt).to(device.device)
     objective = Objective(student, device, teacher, method, opt.gamma, opt.alpha, opt.beta, opt.kd_T)
-    optimizer, scheduler = make_optimizer(objective, opt)
 
     facts = network_facts(opt.model_s, method.deploy(student), opt, device) | {"teacher": teacher_facts}
     name = student_name(opt, data.name, teacher_facts["arch"], teacher_facts["hash"])
-    run = Run(f"{opt.save_dir}/students/{name}", opt, facts)
-    fit(objective, optimizer, scheduler, loaders, device, run, opt)
+    with Run(f"{opt.save_dir}/students/{name}", opt, facts) as run:
+        pretrain(objective, loaders["train"], device, run, opt)
+        optimizer, scheduler = make_optimizer(objective, opt)
+        fit(objective, optimizer, scheduler, loaders, device, run, opt)
 
 
 if __name__ == "__main__":

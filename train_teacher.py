@@ -16,11 +16,11 @@ def main(argv=None):
 
     model = make_network(opt.model, opt, device)
     objective = Objective(model, device)
-    optimizer, scheduler = make_optimizer(objective, opt)
 
     facts = network_facts(opt.model, model, opt, device)
-    run = Run(f"{opt.save_dir}/teachers/{teacher_name(opt, data.name)}", opt, facts)
-    fit(objective, optimizer, scheduler, loaders, device, run, opt)
+    with Run(f"{opt.save_dir}/teachers/{teacher_name(opt, data.name)}", opt, facts) as run:
+        optimizer, scheduler = make_optimizer(objective, opt)
+        fit(objective, optimizer, scheduler, loaders, device, run, opt)
 
 
 if __name__ == "__main__":

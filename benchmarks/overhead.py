@@ -71,11 +71,13 @@ def both(opt, device):
     meters, stop = Meters(device.device), StopSignal()
     batch = next(iter(loader))
 
-    def loop(directory=tempfile.mkdtemp()):
+    directory = tempfile.mkdtemp()
+
+    def loop():
         run = Run(directory, facts, {})
         run.training = Training(objective, optimizer, scheduler, scaler, loader, meters)
         start = time.perf_counter()
-        train_epoch(objective, loader, optimizer, scaler, meters, stop, title="block", epochs_left=0, print_freq=100)
+        train_epoch(objective, run.training, stop, title="block", epochs_left=0, print_freq=100)
         meters.read()
         run.save()
         return time.perf_counter() - start

@@ -66,6 +66,8 @@ class Method(nn.Module):
     weights: ClassVar[Weights]
     options: ClassVar[tuple[Option, ...]] = ()
     short_d: ClassVar[str] = "alpha"  # what the flag -d means: SimKD's --div (alpha), or HeadSharingKD's "delta"
+    has_loss: bool = True  # is there anything for beta to weigh in the main stage? (kd acts through alpha alone)
+    pretrains_student: ClassVar[bool] = True  # does the first stage read the student at all?
     preact: ClassVar[bool] = False  # do s.maps and t.maps come from before the ReLU in the first stage?
     input_gradient: ClassVar[bool] = False  # does the loss differentiate both networks by batch.images?
 
@@ -77,8 +79,8 @@ class Method(nn.Module):
     def forward(self, s, t, batch):
         """The loss that beta multiplies: a 0-dim tensor, or a dict of named ones which are added up.
 
-        s, t are Features of student and teacher (the teacher's carry no gradient), batch is a dataset.Batch.
-        A method that acts on the logits alone through alpha returns an empty dict.
+        s, t are Features of student and teacher (the teacher's carry no gradient), batch is a dataset.Batch. Not called
+        for a method without `has_loss`.
         """
         raise NotImplementedError
 
@@ -91,7 +93,8 @@ class Method(nn.Module):
         return None
 
     def pretrain_loss(self, s, t, batch):
-        """The loss of the first stage, 0-dim. Only what it reaches is trained then."""
+        """The loss of the first stage, 0-dim. Only what it reaches is trained then; s is None unless
+        `pretrains_student`."""
         raise NotImplementedError
 
     def end_pretraining(self):

@@ -48,6 +48,7 @@ class Training:
     """All that changes while a network trains, to be saved and restored as one."""
 
     def __init__(self, objective, optimizer, scheduler, scaler, loader, meters):
+        self.optimizer, self.scaler, self.loader, self.meters = optimizer, scaler, loader, meters
         self.parts = {"model": objective.student, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler,
                       "loader": loader, "meters": meters}
         if objective.method is not None:

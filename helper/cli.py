@@ -1,6 +1,5 @@
 """The command line's manners: both spellings of a flag, one-line errors, exit status 2."""
 import argparse
-import math
 import re
 import sys
 
@@ -39,25 +38,6 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
-
-
-def number(kind, at_least=None, above=None):
-    """An argparse type: a finite int or float within its bound, inclusive (`at_least`) or not (`above`)."""
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"'{text}' is not {'a whole' if kind is int else 'a finite'} number")
-        if at_least is not None and value < at_least:
-            raise argparse.ArgumentTypeError(f"{text} is below {at_least}")
-        if above is not None and value <= above:
-            raise argparse.ArgumentTypeError(f"{text} is not above {above}")
-        return value
-
-    return parse
 
 
 def epoch_list(text):

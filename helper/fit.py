@@ -1,13 +1,15 @@
 """The run: epochs of training and evaluation, logged and saved so that a kill at any moment loses little."""
 import sys
 import time
+from contextlib import contextmanager
 
 import torch
 from torch.optim.lr_scheduler import MultiStepLR
 
-from helper.checkpoint import Training
+from helper.checkpoint import Training, load_training, save_checkpoint
 from helper.loop import Interrupted, StopSignal, evaluate, train_epoch
 from helper.meters import Meters
+from helper.objective import FirstStage
 
 
 def make_optimizer(objective, opt):
@@ -22,42 +24,83 @@ def fit(objective, optimizer, scheduler, loaders, device, run, opt):
 
     Args:
         loaders: {"train": ..., "test": ...} and, with a held-out set, "val"; each but the first is scored every epoch.
-        run: helper.run.Run.
+        run: helper.run.Run, entered.
 
     Exits with status 128 + signal on SIGTERM or SIGINT, after saving the current step.
     """
-    meters = Meters(device.device)
-    scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
     method = objective.method
     deployed = objective.student if method is None else method.deploy(objective.student)
-    train_loader, scored = loaders["train"], {name: loaders[name] for name in loaders if name != "train"}
+    loader, scored = loaders["train"], {name: loaders[name] for name in loaders if name != "train"}
+    training, meters = _training(objective, optimizer, scheduler, loader, device)
+    run.resume(training, best_by="val_acc" if "val" in scored else "test_acc")
+    _announce(run, opt)
+    with _saving_on_signal(run.save, meters) as stop:
+        for epoch in range(len(run.history) + 1, opt.epochs + 1):
+            if loader.epoch < epoch:  # else it was trained before an interruption, and only not scored
+                train_epoch(objective, training, stop, title=f"epoch {epoch}/{opt.epochs}",
+                            epochs_left=opt.epochs - epoch, print_freq=opt.print_freq)
+            row = _training_row(epoch, optimizer, meters)
+            start = time.perf_counter()
+            for name, images in scored.items():
+                row |= {f"{name}_{key}": value for key, value in evaluate(deployed, images, device, stop).items()}
+            row["seconds"] += time.perf_counter() - start
+            scheduler.step()
+            run.finish_epoch(row)
+            print(_line(row, run, opt), flush=True)
+    _conclude(run)
+
+
+def pretrain(objective, loader, device, run, opt):
+    """The first stage of a method that has one: some epochs on its own loss, at a constant learning rate.
+
+    Its state is kept in run.first_stage, apart from the main stage's. Leaves student and method ready for that one, and
+    the loader at its start.
+
+    Exits as `fit` does.
+    """
+    method = objective.method
+    stage = method.pretraining(opt)
+    if stage is None:
+        return
+    if not run.last.exists():  # else the main stage has begun, and holds all that came of this one
+        optimizer = torch.optim.SGD(objective.trained_parameters(), lr=stage.learning_rate, momentum=opt.momentum,
+                                    weight_decay=opt.weight_decay)
+        training, meters = _training(objective, optimizer, MultiStepLR(optimizer, []), loader, device)
+        if run.first_stage.exists():
+            load_training(run.first_stage, training)
+
+        def save():
+            save_checkpoint(run.first_stage, training.state_dict())
+
+        with _saving_on_signal(save, meters) as stop:
+            for epoch in range(loader.epoch + 1, stage.epochs + 1):
+                train_epoch(FirstStage(objective), training, stop, title=f"first stage {epoch}/{stage.epochs}",
+                            epochs_left=stage.epochs - epoch, print_freq=opt.print_freq)
+                loss = meters.read()["loss"]
+                save()
+                run.write_events(epoch, {"init_train_loss": loss})
+                print(f"first stage {epoch}/{stage.epochs}  loss {loss:.4f}  {meters.seconds:.1f} s", flush=True)
+        loader.load_state_dict({"epoch": 0, "step": 0})
+    method.end_pretraining()
+
+
+def _training(objective, optimizer, scheduler, loader, device):
+    meters = Meters(device.device)
+    scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
+    return Training(objective, optimizer, scheduler, scaler, loader, meters), meters
+
+
+@contextmanager
+def _saving_on_signal(save, meters):
+    """A StopSignal for the loops within; when it stops them, `save()` and leave the process."""
     with StopSignal() as stop:
-        run.start(Training(objective, optimizer, scheduler, scaler, train_loader, meters),
-                  best_by="val_acc" if "val" in scored else "test_acc")
-        _announce(run, opt)
         try:
-            for epoch in range(len(run.history) + 1, opt.epochs + 1):
-                if train_loader.epoch < epoch:  # else it was trained before an interruption, and only not scored
-                    train_epoch(objective, train_loader, optimizer, scaler, meters, stop,
-                                title=f"epoch {epoch}/{opt.epochs}", epochs_left=opt.epochs - epoch,
-                                print_freq=opt.print_freq)
-                row = _training_row(epoch, optimizer, meters)
-                start = time.perf_counter()
-                for name, loader in scored.items():
-                    scores = evaluate(deployed, loader, device, stop)
-                    row |= {f"{name}_{key}": value for key, value in scores.items()}
-                row["seconds"] += time.perf_counter() - start
-                scheduler.step()
-                run.finish_epoch(row)
-                print(_line(row, run, opt), flush=True)
+            yield stop
         except Interrupted:
             meters.read()  # raises rather than save a state that is no longer finite
-            run.save()
+            save()
             print(f"stopped by signal {stop.signal} and saved: the same command goes on from here", file=sys.stderr)
             sys.exit(128 + stop.signal)
-        finally:
-            run.close()
-    _conclude(run, opt)
 
 
 def _training_row(epoch, optimizer, meters):
@@ -86,7 +129,7 @@ def _line(row, run, opt):
             f"{row['images_per_second']:.0f} img/s")
 
 
-def _conclude(run, opt):
+def _conclude(run):
     last, best = run.history[-1], run.best
     chosen = "on the test images" if run.best_by == "test_acc" else f"by {best[run.best_by]:.2f}% on held-out images"
     print(f"test accuracy: last {last['test_acc']:.2f}%, best {best['test_acc']:.2f}% (epoch {best['epoch']}, chosen "

@@ -39,20 +39,20 @@ class StopSignal:
             raise Interrupted
 
 
-def train_epoch(objective, loader, optimizer, scaler, meters, stop, *, title, epochs_left, print_freq):
-    """Train on what is left of the loader's epoch; the averages end up in `meters`.
+def train_epoch(objective, training, stop, *, title, epochs_left, print_freq):
+    """Train on what is left of the loader's epoch; the averages end up in the meters, reset when a new one begins.
 
     Args:
-        objective: helper.objective.Objective, on its device.
-        loader: dataset loader; it knows at which step an interrupted epoch goes on.
-        scaler: torch.amp.GradScaler, disabled unless the precision is fp16.
-        meters: helper.meters.Meters, reset when a new epoch begins.
+        objective: a module, batch -> Losses, on its device.
+        training: helper.checkpoint.Training: its loader knows at which step an interrupted epoch goes on, its scaler is
+            disabled unless the precision is fp16.
         stop: StopSignal, checked after each step.
 
     Raises:
         Interrupted: between two steps, with all state fit to be saved.
         UsageError: a loss that is not finite.
     """
+    loader, optimizer, scaler, meters = training.loader, training.optimizer, training.scaler, training.meters
     objective.train()
     first_step = loader.state_dict()["step"]
     progress = Progress(title, len(loader), first_step=first_step, epochs_left=epochs_left, every=print_freq)

@@ -19,7 +19,8 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """loss = gamma * CE(z_s, y) + alpha * KL_T(z_s, z_t) + beta * method(s, t, batch); a weight of 0 skips its term.
+    """loss = gamma * CE(z_s, y) + alpha * KL_T(z_s, z_t) + beta * method(s, t, batch); a weight of 0 skips its term,
+    and the teacher is run only for a term that reads it.
 
     Without a teacher and a method it is cross-entropy alone, by which teachers and stand-alone students train.
 
@@ -37,11 +38,13 @@ class Objective(nn.Module):
     def __init__(self, student, device, teacher=None, method=None, gamma=1.0, alpha=0.0, beta=0.0, kd_T=4.0):
         super().__init__()
         self.student, self.teacher, self.method = student, teacher, method
-        self.gamma, self.alpha, self.beta = gamma, alpha, beta
+        self.gamma, self.alpha = gamma, alpha
+        self.beta = beta if method is not None and method.has_loss else 0
         self.kl = DistillKL(kd_T)
         self.network = NetworkOnDevice(device)
-        if not (gamma or alpha or beta):
-            raise UsageError("every loss weight is 0: give one of --gamma, --alpha and --beta a value")
+        if not (self.gamma or self.alpha or self.beta):
+            raise UsageError("no loss has a weight: give --gamma or --alpha a value"
+                             + (", or --beta" if method is not None and method.has_loss else ""))
         if teacher is not None:
             teacher.eval().requires_grad_(False)
 
@@ -62,14 +65,12 @@ class Objective(nn.Module):
             with torch.set_grad_enabled(input_gradient):
                 t = self.features(self.teacher, batch.images)
             if self.alpha:
-                terms["kl"] = self.alpha * self.kl(s.logits, t.logits)
+                terms["kl"] = self.alpha * self.kl(s.logits, t.logits.detach())
             if self.beta:
                 with self.network.device.autocast():
                     losses = self.method(s, t, batch)
                 named = losses if isinstance(losses, dict) else {"method": losses}
                 terms.update({name: self.beta * loss for name, loss in named.items()})
-        if not terms:
-            raise UsageError("this method has no loss of its own for --beta to weigh: use --gamma or --alpha")
         logits = s.logits if self.method is None else self.method.predict(s)
         return Losses(sum(terms.values()), terms, logits)
 
@@ -80,6 +81,28 @@ class Objective(nn.Module):
     def trained_parameters(self):
         """What the optimiser gets: all of student and method that requires a gradient, and nothing frozen."""
         return [p for p in self.parameters() if p.requires_grad]
+
+
+class FirstStage(nn.Module):
+    """The loss by which a method prepares student and modules before the main stage; shares them with `objective`.
+
+    Shapes: as Objective; the accuracy that `logits` stand for means nothing yet.
+    """
+
+    def __init__(self, objective):
+        super().__init__()
+        self.objective = objective
+
+    def forward(self, batch):
+        objective, method = self.objective, self.objective.method
+        with torch.no_grad():
+            t = objective.features(objective.teacher, batch.images, preact=method.preact)
+        s = None
+        if method.pretrains_student:
+            s = objective.features(objective.student, batch.images, preact=method.preact)
+        with objective.network.device.autocast():
+            loss = method.pretrain_loss(s, t, batch)
+        return Losses(loss, {"init": loss}, t.logits)
 
 
 class NetworkOnDevice:

@@ -1,8 +1,9 @@
 """The flags of the entry scripts, with RepDistiller's, HeadSharingKD's and SimKD's names."""
 from dataset import dataset_dict
 from distiller_zoo import get_method, methods
+from distiller_zoo.options import number
 from errors import UsageError
-from helper.cli import Parser, epoch_list, file_name, number
+from helper.cli import Parser, epoch_list, file_name
 from models import check_name, model_dict
 
 # Options that change where a run is, how it is shown or how fast it goes, but not which run it is: everything else

@@ -56,8 +56,10 @@ def _name(parts, trial):
 class Run:
     """The files of one run in `directory`: last.pth, best.pth, options.json, metrics.jsonl, TensorBoard events.
 
+    A context manager: the directory is made and locked on entry, not before, so that a run refused for bad input leaves
+    nothing behind.
+
     Args:
-        directory: made when training starts, not before: a run refused for bad input leaves nothing behind.
         opt: the options; those that are not INCIDENTAL must not change when the run is resumed.
         facts: what else identifies the networks, for checkpoints and options.json: arch, num_classes, imagenet, ...
 
@@ -67,7 +69,9 @@ class Run:
 
     def __init__(self, directory, opt, facts):
         self.directory, self.facts = Path(directory), facts
-        self.options = {key: value for key, value in vars(opt).items() if key != "named"}
+        self.last = self.directory / "last.pth"
+        self.first_stage = self.directory / "first_stage.pth"
+        self.options = {key: value for key, value in vars(opt).items() if key not in ("named", "targets")}
         self.overwrite, self.save_freq = opt.overwrite, opt.save_freq
         self.history = []
         self.tensorboard = None
@@ -77,28 +81,39 @@ class Run:
         """The row of the first epoch with the highest accuracy."""
         return max(self.history, key=lambda row: row[self.best_by])
 
-    def start(self, training, best_by):
-        """Claim the directory; restore `training` and the history if the run was begun before.
-
-        best_by is the key of a metrics row, a percentage, that chooses the best epoch.
+    def __enter__(self):
+        """Claim the directory, or go on in it if the run was begun before.
 
         Raises:
             UsageError: another process has this run, or it was begun with other options.
         """
-        self.training, self.best_by = training, best_by
-        options_file, last = self.directory / "options.json", self.directory / "last.pth"
-        if last.exists() and not self.overwrite:
+        options_file = self.directory / "options.json"
+        begun = self.last.exists() or self.first_stage.exists()
+        if begun and not self.overwrite:
             self._check_options(json.loads(options_file.read_text()))
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock()
         if self.overwrite:
-            for pattern in ("*.pth", "metrics.jsonl", "events.out.tfevents.*", "options.json"):
+            for pattern in ("*.pth", "metrics.jsonl", "events.out.tfevents.*"):
                 for file in self.directory.glob(pattern):
                     file.unlink()
-        if last.exists():
-            self.history = load_training(last, training)["history"]
-        else:
+        if self.overwrite or not begun:
             self._write_options()
+        return self
+
+    def __exit__(self, *exception):
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        self.lock.close()
+
+    def resume(self, training, best_by):
+        """Restore `training` and the history from last.pth if there is one.
+
+        best_by is the key of a metrics row, a percentage, that chooses the best epoch.
+        """
+        self.training, self.best_by = training, best_by
+        if self.last.exists():
+            self.history = load_training(self.last, training)["history"]
         self._write_metrics()
 
     def finish_epoch(self, row):
@@ -112,30 +127,26 @@ class Run:
             save_checkpoint(self.directory / f"ckpt_epoch_{row['epoch']}.pth", self._result())
         with open(self.directory / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
-        self._write_events(row)
+        self.write_events(row["epoch"], {key: value for key, value in row.items() if key != "epoch"})
+
+    def write_events(self, epoch, scalars):
+        """Add TensorBoard scalars; what an interrupted run wrote beyond this epoch is dropped."""
+        if self.tensorboard is None:
+            from torch.utils.tensorboard import SummaryWriter  # a second to import: after the first epoch, not before
+            self.tensorboard = SummaryWriter(self.directory, purge_step=epoch)
+        for key, value in scalars.items():
+            self.tensorboard.add_scalar(key, value, epoch)
+        self.tensorboard.flush()
 
     def save(self):
         """Write last.pth: the result so far and all that is needed to go on, in mid-epoch too."""
-        save_checkpoint(self.directory / "last.pth", self._result() | self.training.state_dict()
+        save_checkpoint(self.last, self._result() | self.training.state_dict()
                         | {"history": self.history})
-
-    def close(self):
-        if self.tensorboard is not None:
-            self.tensorboard.close()
-        self.lock.close()
 
     def _result(self):
         metrics = self.history[-1] if self.history else {}
         return self.facts | self.training.result() | {"epoch": len(self.history), "metrics": metrics,
                                                       "options": self.options}
-
-    def _write_events(self, row):
-        if self.tensorboard is None:
-            from torch.utils.tensorboard import SummaryWriter  # a second to import: after the first epoch, not before
-            self.tensorboard = SummaryWriter(self.directory, purge_step=row["epoch"])
-        for key in row.keys() - {"epoch"}:
-            self.tensorboard.add_scalar(key, row[key], row["epoch"])
-        self.tensorboard.flush()
 
     def _check_options(self, before):
         now = json.loads(json.dumps(self.options))

@@ -24,6 +24,7 @@ def prepare(opt):
     opt.precision = device.precision
     data = open_data(opt)
     opt.image_size, opt.num_classes, opt.n_data = data.image_size, data.num_classes, data.n_data
+    opt.targets = data.train.targets
     loaders = {"train": open_loader(data, data.train, opt, device, opt.batch_size, train=True)}
     if data.val is not data.test:
         loaders["val"] = open_loader(data, data.val, opt, device, EVAL_BATCH)

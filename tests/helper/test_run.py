@@ -55,7 +55,7 @@ def test_a_run_in_another_process_is_not_touched(tmp_path):
     with open(tmp_path / "run" / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UsageError, match="another process"):
-            Run(tmp_path / "run", teacher_options([]), {}).start(None, "test_acc")
+            Run(tmp_path / "run", teacher_options([]), {}).__enter__()
 
 
 def test_other_options_under_one_name_are_refused(tmp_path):
@@ -64,4 +64,4 @@ def test_other_options_under_one_name_are_refused(tmp_path):
     (tmp_path / "options.json").write_text(json.dumps(run.options | {"batch_size": 64}))
     (tmp_path / "last.pth").touch()
     with pytest.raises(UsageError, match=r"begun with batch_size = 64, not 32: pass --overwrite"):
-        run.start(None, "test_acc")
+        run.__enter__()

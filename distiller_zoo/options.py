@@ -1,0 +1,32 @@
+"""Command line flags that several methods share, and their types. A flag of one method alone stands in its file."""
+import argparse
+import math
+
+from distiller_zoo.base import Option
+
+
+def number(kind, at_least=None, above=None):
+    """An argparse type: a finite int or float within its bound, inclusive (`at_least`) or not (`above`)."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"'{text}' is not {'a whole' if kind is int else 'a finite'} number")
+        if at_least is not None and value < at_least:
+            raise argparse.ArgumentTypeError(f"{text} is below {at_least}")
+        if above is not None and value <= above:
+            raise argparse.ArgumentTypeError(f"{text} is not above {above}")
+        return value
+
+    return parse
+
+
+INIT_EPOCHS = Option(("--init_epochs",), {
+    "type": number(int, at_least=0), "default": 30, "metavar": "N",
+    "help": "hint in two stages, abound, factor, fsp: epochs of the first stage"})
+FEAT_DIM = Option(("--feat_dim",), {
+    "type": number(int, at_least=1), "default": 128, "metavar": "D",
+    "help": "correlation, crd: width of the embeddings that are compared"})
