@@ -15,7 +15,7 @@ def main(argv=None):
     opt = evaluate_options(argv)
     model, teacher, loader, device = open_for_scoring(opt)
     scores = score(model, loader, device, teacher)
-    print(describe(scores))
+    print(f"{opt.split} images of {opt.dataset}: {describe(scores)}")
     if opt.json:
         Path(opt.json).write_text(json.dumps(scores, indent=1) + "\n")
 

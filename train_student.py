@@ -2,22 +2,27 @@
 
     python train_student.py --path_t save/teachers/resnet32x4_cifar100_trial-0 --distill kd --model_s resnet8x4
 """
+import sys
+
 from distiller_zoo import get_method
 from helper import cli
 from helper.fit import fit, make_optimizer, pretrain
 from helper.objective import Objective
 from helper.options import student_options
 from helper.run import Run, student_name
-from helper.setup import load_teacher, make_network, network_facts, prepare
+from helper.setup import make_network, make_teacher, network_facts, open_teacher, prepare
 
 
 def main(argv=None):
     opt = student_options(argv)
+    checkpoint = open_teacher(opt)
     device, data, loaders = prepare(opt)
 
-    teacher, teacher_facts = load_teacher(opt, device, data, loaders["test"])
+    teacher, teacher_facts = make_teacher(checkpoint, opt, device, data, loaders["test"])
     student = make_network(opt.model_s, opt, device)
     method = get_method(opt.distill)(student, teacher, opt).to(device.device)
+    if "beta" in opt.named and opt.beta and not method.has_loss:
+        print(f"note: {opt.distill} has no loss of its own in the main stage: --beta weighs nothing", file=sys.stderr)
     objective = Objective(student, device, teacher, method, opt.gamma, opt.alpha, opt.beta, opt.kd_T)
 
     facts = network_facts(opt.model_s, method.deploy(student), opt, device) | {"teacher": teacher_facts}

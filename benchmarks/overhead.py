@@ -3,7 +3,7 @@
     python benchmarks/overhead.py --model_s resnet8 --model_t resnet20
 
 Blocks of both kinds alternate in one process, so that a machine whose speed drifts slows both; the ratio is of each
-neighbouring pair. A checkpoint is written after each block of the loop, as after an epoch.
+neighbouring pair. After each block of the loop come the checkpoint, the log and TensorBoard, as after an epoch.
 """
 import sys
 import tempfile
@@ -71,15 +71,13 @@ def both(opt, device):
     meters, stop = Meters(device.device), StopSignal()
     batch = next(iter(loader))
 
-    directory = tempfile.mkdtemp()
+    run = Run(tempfile.mkdtemp(), facts, {})
+    run.training, run.best_by = Training(objective, optimizer, scheduler, scaler, loader, meters), "test_acc"
 
     def loop():
-        run = Run(directory, facts, {})
-        run.training = Training(objective, optimizer, scheduler, scaler, loader, meters)
         start = time.perf_counter()
         train_epoch(objective, run.training, stop, title="block", epochs_left=0, print_freq=100)
-        meters.read()
-        run.save()
+        run.finish_epoch({"epoch": len(run.history) + 1, "test_acc": len(run.history), **meters.read()})
         return time.perf_counter() - start
 
     def fixed():

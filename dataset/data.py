@@ -94,6 +94,7 @@ class Data:
     train: ImageSet
     val: ImageSet
     test: ImageSet
+    identity: str = ""  # changes when the images do; "" where the name says it all
 
     @property
     def padding(self):

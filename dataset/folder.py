@@ -26,6 +26,7 @@ class Split(NamedTuple):
     classes: list[str]  # sorted
     names: list[str]  # relative to the data folder, sorted within each class
     targets: list[int]
+    sizes: list[int]  # bytes of each file
     stamps: list[str]  # name, size and modification time of each file: what the fingerprint is made of
 
 
@@ -63,7 +64,7 @@ def build(data_dir, image_size, cache_dir):
     test = sets.get("test") or sets["val"]
     mean, std = tuple(facts["mean"]), tuple(facts["std"])
     return Data(f"folder-{os.path.basename(root)}", splits["train"].classes, size, mean, std, flip=True,
-                train=sets["train"], val=sets.get("val", test), test=test)
+                train=sets["train"], val=sets.get("val", test), test=test, identity=_identity(splits))
 
 
 def _scan(root):
@@ -91,7 +92,7 @@ def _scan(root):
 
 def _scan_split(root, name):
     """The images in <root>/<name>/<class>/, one stat each: 60,000 files take 0.3 s."""
-    split = Split([], [], [], [])
+    split = Split([], [], [], [], [])
     folders = sorted(entry.name for entry in os.scandir(os.path.join(root, name)) if entry.is_dir())
     for folder in folders:
         files = list(_walk(os.path.join(root, name, folder), f"{name}/{folder}"))
@@ -100,6 +101,7 @@ def _scan_split(root, name):
         split.targets.extend([len(split.classes)] * len(files))
         split.classes.append(folder)
         split.names.extend(file for file, _ in files)
+        split.sizes.extend(stat.st_size for _, stat in files)
         split.stamps.extend(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}" for file, stat in files)
     if not split.names:
         raise UsageError(f"no images in {os.path.join(root, name)}/<class>/ ({', '.join(SUFFIXES)})")
@@ -125,6 +127,13 @@ def _cache_prefix(root, splits, image_size, cache_dir):
     where = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
     name = f"folder-{where}-{content.hexdigest()[:20]}-{image_size or 'native'}"
     return os.path.join(os.path.abspath(cache_dir), name)
+
+
+def _identity(splits):
+    """Twelve digits for the names and sizes of all files: the same wherever and whenever the tree was unpacked."""
+    listing = "\n".join(f"{name}\0{size}" for split in splits.values()
+                        for name, size in zip(split.names, split.sizes, strict=True))
+    return hashlib.sha256(os.fsencode(listing)).hexdigest()[:12]
 
 
 def _measured(root, splits, image_size, cache):

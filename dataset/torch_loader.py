@@ -1,4 +1,6 @@
 """The reference loader: torchvision's transforms in DataLoader workers, for data of any size."""
+import signal
+
 import torch
 import torch.utils.data
 from torchvision import transforms
@@ -26,7 +28,8 @@ class TorchLoader(Loader):
         self._sampler = _Keys(self)
         self._batched = torch.utils.data.DataLoader(
             _Samples(images, transform, self.seed), batch_sampler=self._sampler, num_workers=num_workers,
-            collate_fn=_collate, pin_memory=self.device.type == "cuda", persistent_workers=num_workers > 0,
+            collate_fn=_collate, worker_init_fn=_ignore_signals, pin_memory=self.device.type == "cuda",
+            persistent_workers=num_workers > 0,
             generator=torch.Generator())  # its own: else each epoch would draw from the global one
 
     def _batches(self, epoch, start):
@@ -77,6 +80,13 @@ class _Samples(torch.utils.data.Dataset):
             return error
         finally:
             generator.set_state(state)
+
+
+def _ignore_signals(worker):
+    """Slurm, systemd and a terminal signal the whole process group: workers that die of it would take the main process
+    down before it has saved. They end when the main process does."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _collate(samples):

@@ -1,12 +1,48 @@
 """The distillation methods, by the name that `--distill` takes. A new one is a file of this folder and a line here."""
+from distiller_zoo.abound import ABLoss, ABound
+from distiller_zoo.attention import Attention, AttentionTransfer
+from distiller_zoo.attention_grad import GradientAttention, GradientAttentionTransfer
 from distiller_zoo.base import Features, Loss, Method, Option, Pretraining, Weights
+from distiller_zoo.correlation import Correlation, CorrelationCongruence, LinearEmbed
+from distiller_zoo.crd import CRD
+from distiller_zoo.factor import Factor, FactorTransfer, Paraphraser, Translator
+from distiller_zoo.fsp import FSP, FlowTransfer
+from distiller_zoo.hint import ConvReg, Hint, HintLoss
 from distiller_zoo.kd import KD, DistillKL
 from distiller_zoo.kdmse import KDMSE, DistillMSE
+from distiller_zoo.kdsvd import KDSVD, SVDTransfer
+from distiller_zoo.nst import NST, NSTLoss
+from distiller_zoo.pkt import PKT, ProbabilisticTransfer
+from distiller_zoo.reviewkd import ReviewKD
+from distiller_zoo.rkd import RKD, RKDLoss
+from distiller_zoo.semckd import CrossLayer, SemCKD
+from distiller_zoo.similarity import Similarity, SimilarityPreserving
+from distiller_zoo.simkd import ReusedClassifier, SimKD
+from distiller_zoo.srrl import SRRL, SoftmaxRegression
+from distiller_zoo.vid import VID, VIDLoss
 from errors import unknown
 
 methods = {
     "kd": KD,
     "kdmse": KDMSE,
+    "hint": Hint,
+    "attention": AttentionTransfer,
+    "attention_grad": GradientAttentionTransfer,
+    "nst": NST,
+    "similarity": SimilarityPreserving,
+    "correlation": CorrelationCongruence,
+    "vid": VID,
+    "rkd": RKD,
+    "pkt": ProbabilisticTransfer,
+    "abound": ABound,
+    "factor": Factor,
+    "fsp": FlowTransfer,
+    "kdsvd": SVDTransfer,
+    "crd": CRD,
+    "srrl": SoftmaxRegression,
+    "semckd": CrossLayer,
+    "simkd": ReusedClassifier,
+    "reviewkd": ReviewKD,
 }
 
 
@@ -17,5 +53,10 @@ def get_method(name):
     return methods[name]
 
 
-__all__ = ["KD", "KDMSE", "DistillKL", "DistillMSE", "Features", "Loss", "Method", "Option", "Pretraining", "Weights",
-           "get_method", "methods"]
+__all__ = ["CRD", "FSP", "KD", "KDMSE", "KDSVD", "NST", "PKT", "RKD", "SRRL", "VID", "ABLoss", "ABound", "Attention",
+           "AttentionTransfer", "ConvReg", "Correlation", "CorrelationCongruence", "CrossLayer", "DistillKL",
+           "DistillMSE", "Factor", "FactorTransfer", "Features", "FlowTransfer", "GradientAttention",
+           "GradientAttentionTransfer", "Hint", "HintLoss", "LinearEmbed", "Loss", "Method", "NSTLoss", "Option",
+           "Paraphraser", "Pretraining", "ProbabilisticTransfer", "RKDLoss", "ReusedClassifier", "ReviewKD",
+           "SVDTransfer", "SemCKD", "SimKD", "Similarity", "SimilarityPreserving", "SoftmaxRegression", "Translator",
+           "VIDLoss", "Weights", "get_method", "methods"]

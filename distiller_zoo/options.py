@@ -5,8 +5,8 @@ import math
 from distiller_zoo.base import Option
 
 
-def number(kind, at_least=None, above=None):
-    """An argparse type: a finite int or float within its bound, inclusive (`at_least`) or not (`above`)."""
+def number(kind, at_least=None, above=None, below=None):
+    """An argparse type: a finite int or float within its bounds, inclusive (`at_least`) or not (`above`, `below`)."""
 
     def parse(text):
         try:
@@ -19,6 +19,8 @@ def number(kind, at_least=None, above=None):
             raise argparse.ArgumentTypeError(f"{text} is below {at_least}")
         if above is not None and value <= above:
             raise argparse.ArgumentTypeError(f"{text} is not above {above}")
+        if below is not None and value >= below:
+            raise argparse.ArgumentTypeError(f"{text} is not below {below}")
         return value
 
     return parse

@@ -37,7 +37,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
     """Defaults behind each flag, except where the text says it itself (default None)."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        silent = action.default is None or action.default is False or action.default == ""
+        return action.help if silent else super()._get_help_string(action)
 
 
 def epoch_list(text):
@@ -64,6 +65,10 @@ def run(main):
         sys.exit(main())
     except UsageError as error:
         sys.exit(_fail(str(error)))
+    except OSError as error:  # a full disk, a folder without permission, a file where a folder should be
+        if error.filename is None:
+            raise
+        sys.exit(_fail(f"{error.filename}: {error.strerror}"))
 
 
 def _fail(message):

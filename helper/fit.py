@@ -1,4 +1,5 @@
 """The run: epochs of training and evaluation, logged and saved so that a kill at any moment loses little."""
+import math
 import sys
 import time
 from contextlib import contextmanager
@@ -6,6 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch.optim.lr_scheduler import MultiStepLR
 
+from errors import UsageError
 from helper.checkpoint import Training, load_training, save_checkpoint
 from helper.loop import Interrupted, StopSignal, evaluate, train_epoch
 from helper.meters import Meters
@@ -44,6 +46,7 @@ def fit(objective, optimizer, scheduler, loaders, device, run, opt):
             for name, images in scored.items():
                 row |= {f"{name}_{key}": value for key, value in evaluate(deployed, images, device, stop).items()}
             row["seconds"] += time.perf_counter() - start
+            _check_scores(row)
             scheduler.step()
             run.finish_epoch(row)
             print(_line(row, run, opt), flush=True)
@@ -78,7 +81,7 @@ def pretrain(objective, loader, device, run, opt):
                             epochs_left=stage.epochs - epoch, print_freq=opt.print_freq)
                 loss = meters.read()["loss"]
                 save()
-                run.write_events(epoch, {"init_train_loss": loss})
+                run.write_events(epoch, {"init_train_loss": loss}, part="first_stage")
                 print(f"first stage {epoch}/{stage.epochs}  loss {loss:.4f}  {meters.seconds:.1f} s", flush=True)
         loader.load_state_dict({"epoch": 0, "step": 0})
     method.end_pretraining()
@@ -97,9 +100,10 @@ def _saving_on_signal(save, meters):
         try:
             yield stop
         except Interrupted:
-            meters.read()  # raises rather than save a state that is no longer finite
+            meters.read()  # raises rather than save what a loss that is not finite has trained
             save()
-            print(f"stopped by signal {stop.signal} and saved: the same command goes on from here", file=sys.stderr)
+            print(f"stopped by signal {stop.signal} and saved: the same command, without --overwrite, goes on from "
+                  "here", file=sys.stderr)
             sys.exit(128 + stop.signal)
 
 
@@ -109,6 +113,14 @@ def _training_row(epoch, optimizer, meters):
     row = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"], "train_loss": averages.pop("loss"),
            "train_acc": averages.pop("acc"), **averages}
     return row | {"seconds": meters.seconds, "images_per_second": meters.samples / meters.seconds}
+
+
+def _check_scores(row):
+    """The last step of an epoch can ruin the weights after its loss was found good: the evaluation shows it."""
+    for key, value in row.items():
+        if not math.isfinite(value):
+            raise UsageError(f"{key} is not finite after epoch {row['epoch']}: lower the learning rate or the losses' "
+                             "weights, or try --precision fp32")
 
 
 def _announce(run, opt):
@@ -131,7 +143,7 @@ def _line(row, run, opt):
 
 def _conclude(run):
     last, best = run.history[-1], run.best
-    chosen = "on the test images" if run.best_by == "test_acc" else f"by {best[run.best_by]:.2f}% on held-out images"
+    chosen = "on the test images" if run.best_by == "test_acc" else f"by {best[run.best_by]:.2f}% on held-out ones"
     print(f"test accuracy: last {last['test_acc']:.2f}%, best {best['test_acc']:.2f}% (epoch {best['epoch']}, chosen "
           f"{chosen})")
     print(f"files: {run.directory}/last.pth, best.pth, metrics.jsonl, options.json")

@@ -53,7 +53,12 @@ def student_options(argv=None):
     opt = _finish(parser, argv)
     if opt.path_t is None:
         raise UsageError("--path_t is missing: name the teacher's checkpoint, or its run's directory")
-    return _fill_weights(opt)
+    if opt.model_t is not None:
+        check_name(opt.model_t)
+    for name in ("gamma", "alpha", "beta"):
+        if getattr(opt, name) is None:
+            setattr(opt, name, getattr(get_method(opt.distill).weights, name))
+    return opt
 
 
 def evaluate_options(argv=None):
@@ -82,7 +87,7 @@ def _add_training(parser):
     group.add_argument("--epochs", type=number(int, at_least=1), default=PUBLISHED_EPOCHS, help="passes over the data")
     group.add_argument("--batch_size", type=number(int, at_least=1), default=64, help="images per step")
     group.add_argument("--learning_rate", type=number(float, above=0),
-                       help="default: 0.05, and 0.01 for MobileNetV2 and Shuffle nets")
+                       help="default: the network's published one, 0.05 or 0.01 (README's table)")
     group.add_argument("--lr_decay_epochs", type=epoch_list, metavar="E,E,...",
                        help="epochs after which the learning rate falls; default: 150,180,210 of 240, and these in "
                        "proportion for another --epochs")
@@ -116,10 +121,10 @@ def _add_machine(parser):
 
 def _add_run(parser, trial):
     group = parser.add_argument_group("run")
-    group.add_argument("-t", "--trial", default=trial, help="run id, the last part of its name")
+    group.add_argument("-t", "--trial", type=file_name, default=trial, help="run id, the last part of its name")
     group.add_argument("--name", type=file_name, help="name of the run's directory; default: made from its options")
-    group.add_argument("--seed", type=number(int, at_least=0), help="of every random generator; default: the trial, "
-                       "when it is a number, else 0")
+    group.add_argument("--seed", type=number(int, at_least=0, below=2**63), help="of every random generator; default: "
+                       "the trial, when it is a number, else 0")
     group.add_argument("--deterministic", action="store_true", help="refuse GPU kernels that are not repeatable")
     group.add_argument("--save_dir", default="save", help="where runs go")
     group.add_argument("--overwrite", action="store_true", help="start an existing run anew instead of resuming it")
@@ -132,12 +137,13 @@ def _add_run(parser, trial):
 def _finish(parser, argv):
     """Parse; note in opt.named what was set by hand and belongs in the run's name; fill in what follows from it."""
     opt = parser.parse_args(argv)
+    _resolve_d(opt, parser)
     shown = {action.dest for action in parser._actions} - INCIDENTAL
     opt.named = {key: value for key, value in vars(opt).items()
                  if key in shown and value is not None and value != parser.get_default(key)}
     check_name(getattr(opt, "model", None) or opt.model_s)
     if opt.seed is None:
-        opt.seed = int(opt.trial) if opt.trial.isdecimal() else 0
+        opt.seed = int(opt.trial) % 2**63 if opt.trial.isdecimal() else 0
     if opt.lr_decay_epochs is None:
         scaled = (round(epoch * opt.epochs / PUBLISHED_EPOCHS) for epoch in PUBLISHED_DECAYS)
         opt.lr_decay_epochs = sorted({epoch for epoch in scaled if epoch > 0})
@@ -153,17 +159,14 @@ def _add_method_options(group):
         group.add_argument(*option.flags, **option.settings)
 
 
-def _fill_weights(opt):
-    method = get_method(opt.distill)
-    if opt.d is not None:
-        if getattr(opt, method.short_d) is not None:
-            raise UsageError(f"-d and --{method.short_d} are the same weight for --distill {opt.distill}: give one")
-        setattr(opt, method.short_d, opt.d)
-    del opt.d
-    for name in ("gamma", "alpha", "beta"):
-        if getattr(opt, name) is None:
-            setattr(opt, name, getattr(method.weights, name))
-    return opt
+def _resolve_d(opt, parser):
+    """-d is the weight that the method says it is: --alpha (SimKD's --div), or HeadSharingKD's --delta."""
+    if getattr(opt, "d", None) is not None:
+        weight = get_method(opt.distill).short_d
+        if getattr(opt, weight) != parser.get_default(weight):
+            raise UsageError(f"-d and --{weight} are the same weight for --distill {opt.distill}: give one")
+        setattr(opt, weight, opt.d)
+    vars(opt).pop("d", None)
 
 
 def _weights_table():

@@ -23,11 +23,11 @@ class Progress:
         self.bar = tqdm(total=n_steps, initial=first_step, desc=title, leave=False, disable=not self.on_terminal)
 
     def advance(self, n_images, read):
-        """Count a step of `n_images`; every `every` steps show `read()`, the averages so far."""
+        """Count a step of `n_images`; every `every` steps, and at the last, show `read()`, the averages so far."""
         self.step += 1
         self.images += n_images
         self.bar.update()
-        if self.step % self.every:
+        if self.step % self.every and self.step < self.n_steps:
             return
         losses = " ".join(f"{key} {value:.4g}" for key, value in read().items())
         text = f"{self.images / self.seconds():.0f} img/s {losses} left {_clock(self._seconds_left())}"

@@ -18,8 +18,8 @@ def find_runs(paths):
     files = {file for path in paths for file in Path(path).rglob("metrics.jsonl")}
     runs = []
     for file in sorted(files):
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        if rows:
+        rows = [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if rows and (file.parent / "options.json").exists():
             options = json.loads((file.parent / "options.json").read_text())
             runs.append({"name": file.parent.name, "options": options, "rows": rows})
     if not runs:
@@ -30,7 +30,7 @@ def find_runs(paths):
 def group_runs(runs):
     """Trials of one setting together: {label: [run, ...]}, in the order of first appearance.
 
-    Two runs are of one setting when their options are equal but for trial, seed, name and teacher's path.
+    Two runs are of one setting when their options and their teacher's weights are equal, but for trial and seed.
     """
     groups = {}
     for run in runs:
@@ -46,15 +46,15 @@ def group_runs(runs):
 
 def table(groups):
     """A Markdown table: test accuracy of the last and the best epoch as mean ± standard deviation over the trials."""
-    lines = ["| run | epochs | trials | last, % | best, % | parameters | minutes |",
+    lines = ["| run | epochs | trials | last, % | best, % | parameters | time |",
              "|---|---|---|---|---|---|---|"]
     for label, runs in groups.items():
         last = [run["rows"][-1]["test_acc"] for run in runs]
         best = [_best(run["rows"])["test_acc"] for run in runs]
-        minutes = [sum(row["seconds"] for row in run["rows"]) / 60 for run in runs]
+        seconds = mean(sum(row["seconds"] for row in run["rows"]) for run in runs)
         epochs = min(len(run["rows"]) for run in runs)
         lines.append(f"| {label} | {epochs} | {len(runs)} | {_spread(last)} | {_spread(best)} | "
-                     f"{runs[0]['options']['parameters']:,} | {mean(minutes):.1f} |")
+                     f"{runs[0]['options']['parameters']:,} | {_duration(seconds)} |")
     return "\n".join(lines)
 
 
@@ -84,7 +84,7 @@ def plot(groups, path):
     plt.close(figure)
 
 
-_NOT_A_SETTING = {"trial", "seed", "name", "path_t", "teacher", "teacher_hash", "command", "hardware", "torch",
+_NOT_A_SETTING = {"trial", "seed", "name", "path_t", "teacher", "command", "hardware", "torch",
                   "overwrite", "gpu_id", "num_workers", "save_dir", "print_freq", "save_freq", "skip_validation"}
 
 
@@ -108,6 +108,10 @@ def _difference(setting, other):
 
 def _best(rows):
     return max(rows, key=lambda row: row.get("val_acc", row["test_acc"]))
+
+
+def _duration(seconds):
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _spread(values):

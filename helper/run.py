@@ -26,7 +26,7 @@ def student_name(opt, dataset, teacher, teacher_hash):
     """
     if opt.name:
         return opt.name
-    weights = [f"r-{opt.gamma:g}", f"a-{opt.alpha:g}", f"b-{opt.beta:g}"]
+    weights = [f"r-{_text(opt.gamma)}", f"a-{_text(opt.alpha)}", f"b-{_text(opt.beta)}"]
     skip = {"model_s", "distill", "gamma", "alpha", "beta", "d"}
     return _name([f"S-{opt.model_s}", f"T-{teacher}-{teacher_hash[:6]}", dataset, opt.distill, *weights,
                   *_settings(opt, skip)], opt.trial)
@@ -41,7 +41,9 @@ def _settings(opt, skip):
 def _text(value):
     if isinstance(value, list):
         return "+".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"  # 1 rather than 1.0; but never two values under one name
+    return str(value)
 
 
 def _name(parts, trial):
@@ -74,7 +76,7 @@ class Run:
         self.options = {key: value for key, value in vars(opt).items() if key not in ("named", "targets")}
         self.overwrite, self.save_freq = opt.overwrite, opt.save_freq
         self.history = []
-        self.tensorboard = None
+        self.tensorboard = {}
 
     @property
     def best(self):
@@ -90,20 +92,25 @@ class Run:
         options_file = self.directory / "options.json"
         begun = self.last.exists() or self.first_stage.exists()
         if begun and not self.overwrite:
+            if not options_file.exists():
+                raise UsageError(f"{self.directory} has checkpoints but no options.json: pass --overwrite to start it "
+                                 "anew")
             self._check_options(json.loads(options_file.read_text()))
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock()
+        stale = [".*.pth.*"]  # what a kill in the middle of a save left
         if self.overwrite:
-            for pattern in ("*.pth", "metrics.jsonl", "events.out.tfevents.*"):
-                for file in self.directory.glob(pattern):
-                    file.unlink()
+            stale += ["*.pth", "metrics.jsonl", "**/events.out.tfevents.*"]
+        for pattern in stale:
+            for file in self.directory.glob(pattern):
+                file.unlink()
         if self.overwrite or not begun:
             self._write_options()
         return self
 
     def __exit__(self, *exception):
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        for writer in self.tensorboard.values():
+            writer.close()
         self.lock.close()
 
     def resume(self, training, best_by):
@@ -117,26 +124,30 @@ class Run:
         self._write_metrics()
 
     def finish_epoch(self, row):
-        """Add a row of metrics and save; the checkpoint comes before the log, which is rewritten from it."""
+        """Add a row of metrics and save. last.pth, from which a killed run goes on, comes after all that it would not
+        write again, and before the log, which is rewritten from it."""
         improved = not self.history or row[self.best_by] > self.best[self.best_by]
         self.history.append(row)
         if improved:
             save_checkpoint(self.directory / "best.pth", self._result())
-        self.save()
         if self.save_freq and row["epoch"] % self.save_freq == 0:
             save_checkpoint(self.directory / f"ckpt_epoch_{row['epoch']}.pth", self._result())
+        self.write_events(row["epoch"], {key: value for key, value in row.items() if key != "epoch"})
+        self.save()
         with open(self.directory / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
-        self.write_events(row["epoch"], {key: value for key, value in row.items() if key != "epoch"})
 
-    def write_events(self, epoch, scalars):
-        """Add TensorBoard scalars; what an interrupted run wrote beyond this epoch is dropped."""
-        if self.tensorboard is None:
+    def write_events(self, epoch, scalars, part=""):
+        """Add TensorBoard scalars; what an interrupted run wrote from this epoch on is dropped.
+
+        part: a sub-directory, for a stage that counts its own epochs: dropping goes by the epoch alone.
+        """
+        if part not in self.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a second to import: after the first epoch, not before
-            self.tensorboard = SummaryWriter(self.directory, purge_step=epoch)
+            self.tensorboard[part] = SummaryWriter(self.directory / part, purge_step=epoch)
         for key, value in scalars.items():
-            self.tensorboard.add_scalar(key, value, epoch)
-        self.tensorboard.flush()
+            self.tensorboard[part].add_scalar(key, value, epoch)
+        self.tensorboard[part].flush()
 
     def save(self):
         """Write last.pth: the result so far and all that is needed to go on, in mid-epoch too."""

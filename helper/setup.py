@@ -1,14 +1,18 @@
 """From options to the things that they name: device, data, networks."""
+import dataclasses
 import os
 import sys
+from types import SimpleNamespace
 
 import torch
 
 from dataset import load_dataset, make_loader
+from distiller_zoo import Method, get_method
+from errors import UsageError
 from helper.checkpoint import weights_hash
 from helper.device import choose_device, seed_everything
 from helper.loop import evaluate
-from models import create_model, default_learning_rate, open_checkpoint
+from models import create_model, default_learning_rate, feature_shapes, open_checkpoint
 
 EVAL_BATCH = 250  # images per forward pass of an evaluation, which keeps no activations
 SURPRISE = 0.5  # points between a teacher's recorded and measured accuracy that are worth a warning
@@ -24,11 +28,12 @@ def prepare(opt):
     opt.precision = device.precision
     data = open_data(opt)
     opt.image_size, opt.num_classes, opt.n_data = data.image_size, data.num_classes, data.n_data
-    opt.targets = data.train.targets
-    loaders = {"train": open_loader(data, data.train, opt, device, opt.batch_size, train=True)}
+    opt.targets, opt.data_identity = data.train.targets, data.identity
+    opt.mean, opt.std = list(data.mean), list(data.std)
+    loaders = {"test": open_loader(data, data.test, opt, device, EVAL_BATCH)}
     if data.val is not data.test:
         loaders["val"] = open_loader(data, data.val, opt, device, EVAL_BATCH)
-    loaders["test"] = open_loader(data, data.test, opt, device, EVAL_BATCH)
+    loaders["train"] = open_loader(data, data.train, opt, device, opt.batch_size, train=True)
     return device, data, loaders
 
 
@@ -53,17 +58,30 @@ def make_network(name, opt, device):
     if opt.learning_rate is None:
         opt.learning_rate = default_learning_rate(name)
     model = create_model(name, opt.num_classes)
+    shapes = feature_shapes(model, opt.image_size)  # refuses a network that cannot take such images
+    if opt.n_data % opt.batch_size == 1 and (1, 1) in [shape[1:] for shape in shapes]:
+        raise UsageError(f"--batch_size {opt.batch_size} leaves a last batch of one image, whose 1x1 maps in {name} "
+                         f"BatchNorm cannot normalise: use {opt.batch_size + 1}")
     return model.to(device.device, memory_format=torch.channels_last)
 
 
-def load_teacher(opt, device, data, test_loader):
-    """The teacher of --path_t, frozen, its accuracy measured and compared with what its checkpoint says.
+def open_teacher(opt):
+    """The checkpoint of --path_t. Raises UsageError for what cannot be a teacher, before any data is looked at."""
+    checkpoint = open_checkpoint(opt.path_t)
+    if _deploys(checkpoint):
+        raise UsageError(f"{checkpoint.path} predicts through its own teacher's classifier, and its student's is "
+                         "untrained: use another teacher")
+    return checkpoint
+
+
+def make_teacher(checkpoint, opt, device, data, test_loader):
+    """The network of a checkpoint, frozen, its accuracy measured and compared with what the checkpoint says.
 
     Returns:
         The network, and {"arch", "path", "hash", "accuracy"} of it for the run's files.
     """
-    checkpoint = open_checkpoint(opt.path_t)
     teacher = _frozen(checkpoint, data, opt.model_t, device)
+    feature_shapes(teacher, opt.image_size)  # refuses a network that cannot take such images
     accuracy = None
     if not opt.skip_validation:
         accuracy = evaluate(teacher, test_loader, device)["acc"]
@@ -89,7 +107,11 @@ def open_for_scoring(opt):
         if getattr(opt, key) is None:
             setattr(opt, key, recorded.get(key, default))
     data = open_data(opt)
-    model = _frozen(checkpoint, data, opt.model, device)
+    if "mean" in recorded:  # the network expects its own training set's normalisation, whatever it is scored on
+        data = dataclasses.replace(data, mean=tuple(recorded["mean"]), std=tuple(recorded["std"]))
+    if opt.split == "val" and data.val is data.test:
+        raise UsageError(f"{data.name} has no validation images: give --split test, or the --holdout of the training")
+    model = _deployed(checkpoint, _frozen(checkpoint, data, opt.model, device)).to(device.device)
     teacher = _frozen(open_checkpoint(opt.path_t), data, opt.model_t, device) if opt.path_t else None
     loader = open_loader(data, getattr(data, opt.split), opt, device, opt.batch_size)
     return model, teacher, loader, device
@@ -98,6 +120,27 @@ def open_for_scoring(opt):
 def _frozen(checkpoint, data, name, device):
     model = checkpoint.build(data.num_classes, name)
     return model.to(device.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def _deployed(checkpoint, student):
+    """What the run evaluated: the student, or what its method's `deploy` makes of it, from the checkpoint alone.
+
+    The method is built for a teacher of the recorded architecture with random weights: its own state, loaded next,
+    holds all that the deployed network takes from the real one.
+    """
+    if not _deploys(checkpoint):
+        return student
+    options = SimpleNamespace(**checkpoint.raw["options"])
+    teacher = create_model(checkpoint.raw["teacher"]["arch"], options.num_classes)
+    method = get_method(options.distill)(student.cpu(), teacher, options)
+    method.load_state_dict(checkpoint.raw["method"])
+    return method.deploy(student)
+
+
+def _deploys(checkpoint):
+    """Is what this run evaluates something else than its student?"""
+    distill = (checkpoint.raw.get("options") or {}).get("distill") if "teacher" in checkpoint.raw else None
+    return distill is not None and get_method(distill).deploy is not Method.deploy
 
 
 def network_facts(name, deployed, opt, device):

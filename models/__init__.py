@@ -131,7 +131,10 @@ def create_model(name, num_classes, imagenet=False):
 
 def check_name(name):
     """Raises UsageError, naming the nearest names, unless create_model knows `name`: before anything is built."""
-    if not name.startswith("torchvision/") and name not in model_dict:
+    if name.startswith("torchvision/"):
+        from models.torchvision_nets import check_torchvision_name
+        check_torchvision_name(name.removeprefix("torchvision/"))
+    elif name not in model_dict:
         raise unknown("model", name, model_dict)
 
 

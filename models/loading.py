@@ -43,7 +43,8 @@ class ModelCheckpoint:
         """
         name = name or self.name
         if name is None:
-            raise UsageError(f"{self.path} does not tell which network it holds: pass --model_t NAME")
+            raise UsageError(f"{self.path} does not tell which network it holds: name it (--model_t for a teacher, "
+                             "--model in evaluate.py)")
         if imagenet is None:
             imagenet = self.imagenet or has_imagenet_layout(self.state, name)
         found = count_classes(self.state, name, imagenet) or self.num_classes or num_classes or 1
@@ -56,7 +57,7 @@ class ModelCheckpoint:
         difference = _first_difference(expected, state)
         if difference:
             raise UsageError(f"{self.path} does not fit {name} ({difference}): "
-                             f"pass --model_t with the network that it holds")
+                             "name the network that it holds (--model_t for a teacher, --model in evaluate.py)")
         model.load_state_dict(state)
         return model
 

@@ -82,13 +82,18 @@ def torchvision_names():
     return torchvision.models.list_models(module=torchvision.models)
 
 
+def check_torchvision_name(name):
+    """Raises UsageError, naming the nearest ones, unless torchvision has a classifier `name`."""
+    if name not in torchvision_names():
+        raise unknown("model", f"torchvision/{name}", [f"torchvision/{known}" for known in torchvision_names()])
+
+
 def torchvision_model(name, num_classes, registered=None):
     """torchvision's network `name` without weights; `registered` is its name here, by default torchvision/NAME.
 
     Raises UsageError for a name that torchvision does not have, and for a network that cannot be traced.
     """
-    if name not in torchvision_names():
-        raise unknown("model", f"torchvision/{name}", [f"torchvision/{known}" for known in torchvision_names()])
+    check_torchvision_name(name)
     # GoogLeNet and Inception would return auxiliary logits too, and warn that their initialisation may change.
     options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     build = partial(torchvision.models.get_model, name, weights=None, **options)

@@ -3,12 +3,21 @@
 # Sourced by the other scripts: sets PYTHON to the interpreter to use, and goes to the repository's root.
 # With PYTHON=/path/to/python3 in the environment, that interpreter is used as it is and nothing is installed.
 set -euo pipefail
+if [ -n "${SAVE_DIR:-}" ]; then SAVE_DIR=$(realpath -m "$SAVE_DIR"); fi  # relative to where the user is
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+check_version() {
+    if ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+        echo "error: $1 is not a Python of 3.10 or newer: set PYTHON=/path/to/python3" >&2
+        exit 2
+    fi
+}
 
 if [ -z "${PYTHON:-}" ]; then
     requirements=("${@:-requirements.txt}")
     wanted=$(cat requirements*.txt <(printf '%s\n' "${requirements[@]}") | sha256sum | cut -c1-16)
     PYTHON="$PWD/.venv/bin/python"
+    check_version python3
     if [ ! -e ".venv/.installed-$wanted" ]; then
         echo "installing ${requirements[*]} into .venv (PyTorch and its CUDA libraries: about 6 GB, some minutes)"
         [ -x "$PYTHON" ] || python3 -m venv .venv
@@ -17,8 +26,5 @@ if [ -z "${PYTHON:-}" ]; then
     fi
     export PYTHON
 fi
-if ! "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
-    echo "error: $PYTHON is not a Python of 3.10 or newer: set PYTHON=/path/to/python3" >&2
-    exit 2
-fi
+check_version "$PYTHON"
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then echo "ready: $PYTHON"; fi

@@ -17,6 +17,7 @@ from helper import cli
 
 TINY = ["--dataset", "tiny", "--epochs", "1", "--batch_size", "32", "--precision", "fp32"]
 STEPS = 5  # of an epoch
+BRIEF = ["--init_epochs", "1", "--nce_k", "16"]  # method flags, for every method: short first stages, few negatives
 
 
 def build_tiny(data_dir, image_size, cache_dir):
@@ -27,6 +28,14 @@ def build_tiny(data_dir, image_size, cache_dir):
 
 
 dataset_dict["tiny"] = build_tiny
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked gpu are skipped where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import train_student
 import train_teacher
-from helper import fit, loop, run
+from distiller_zoo import methods
+from helper import fit, run
 from helper.progress import Progress
 from models import read_checkpoint
-from tests.conftest import STEPS, TINY
+from tests.conftest import BRIEF, STEPS, TINY
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN = [*TINY, "--epochs", "3", "--name", "run", "--num_workers", "0"]
+RUN = [*TINY, "--epochs", "3", "--name", "run", "--num_workers", "0", "--save_freq", "1"]
 TIMES = {"seconds", "images_per_second", "save_dir"}
 
 
@@ -47,9 +49,12 @@ def uninterrupted(tmp_path_factory, teacher_dir):
 
 def assert_same(one, two):
     """Equal checkpoints and metrics, to the bit, but for times and places."""
-    for name in ("last.pth", "best.pth"):
+    names = {file.name for file in one.glob("*.pth")}
+    assert names == {file.name for file in two.glob("*.pth")}
+    for name in names - {"first_stage.pth"}:
         assert_equal(read_checkpoint(one / name), read_checkpoint(two / name), name)
     assert_equal(rows(one), rows(two), "metrics.jsonl")
+    assert events(one) == events(two)
 
 
 def assert_equal(a, b, where):
@@ -69,6 +74,17 @@ def assert_equal(a, b, where):
 
 def rows(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(directory):
+    """{(part, tag): [(epoch, value), ...]} of all TensorBoard scalars that do not measure time."""
+    found = {}
+    for part in (".", "first_stage"):
+        if (directory / part).is_dir():
+            log = EventAccumulator(str(directory / part)).Reload()
+            for tag in set(log.Tags()["scalars"]) - TIMES:
+                found[part, tag] = [(event.step, event.value) for event in log.Scalars(tag)]
+    return found
 
 
 class Stop(Exception):
@@ -133,8 +149,27 @@ def test_terminated(moment, loader, tmp_path, monkeypatch, uninterrupted, teache
         with pytest.raises(SystemExit) as stopped:
             script.main(args)
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "stopped by signal 15 and saved" in capsys.readouterr().err
     assert (directory / "last.pth").exists()
+    script.main(args)
+    assert_same(uninterrupted("student", *more), directory)
+
+
+@pytest.mark.parametrize("name", methods)
+def test_every_method_goes_on(name, tmp_path, monkeypatch, uninterrupted, teacher_dir):
+    """Stopped twice: in its first stage if it has one, and in the middle of the second epoch of the main one."""
+    more = (*BRIEF, "--distill", name, "--epochs", "2")
+    script, args, directory = arguments("student", tmp_path, teacher_dir, *more)
+    first_stage = 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, Progress, "advance", 3, before=False, signal_number=signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            script.main(args)
+        first_stage = STEPS * (directory / "first_stage.pth").exists()
+    with monkeypatch.context() as patch:
+        stop_at(patch, Progress, "advance", first_stage + STEPS, before=False)
+        with pytest.raises(Stop):
+            script.main(args)
     script.main(args)
     assert_same(uninterrupted("student", *more), directory)
 
@@ -155,10 +190,27 @@ def test_killed_by_the_system(tmp_path, uninterrupted, teacher_dir):
     assert_same(uninterrupted("teacher", *more), directory)
 
 
+def test_a_signal_to_the_whole_group_with_workers(tmp_path):
+    """What Slurm and a terminal do: the loader's processes get the signal too. Saved within a second of the step."""
+    save = str(tmp_path)
+    command = [sys.executable, "train_teacher.py", "--model", "resnet8", "--dataset", "digits", "--epochs", "50",
+               "--loader", "torch", "--num_workers", "2", "--save_dir", save, "--name", "run", "--print_freq", "1"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        for line in process.stderr:
+            if line.startswith("epoch 1/50 [3/"):
+                os.killpg(process.pid, signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGTERM, rest
+    assert "stopped by signal 15 and saved" in rest
+    assert rest.count("epoch 1/50 [") <= 2
+    assert read_checkpoint(tmp_path / "teachers" / "run" / "last.pth")["loader"]["step"] >= 3
+
+
 def test_a_finished_run_is_not_trained_again(uninterrupted, monkeypatch, teacher_dir, capsys):
     directory = uninterrupted("teacher")
     script, args, _ = arguments("teacher", directory.parent.parent, teacher_dir)
-    monkeypatch.setattr(loop, "train_epoch", None)
+    monkeypatch.setattr(fit, "train_epoch", None)
     before = (directory / "last.pth").read_bytes()
     script.main(args)
     assert (directory / "last.pth").read_bytes() == before

@@ -9,8 +9,9 @@ import evaluate
 import train_student
 import train_teacher
 from distiller_zoo import methods
+from helper.checkpoint import weights_hash
 from models import create_model, load_model, read_checkpoint
-from tests.conftest import TINY
+from tests.conftest import BRIEF, TINY
 
 
 def rows(directory):
@@ -55,6 +56,20 @@ def test_options_name_the_teacher_and_what_it_was_worth(kd_run, teacher_dir):
     assert options["parameters"] == sum(p.numel() for p in create_model("resnet8", 10).parameters())
 
 
+def test_simkd_is_evaluated_as_it_is_deployed(teacher_dir, tmp_path, command):
+    """The projector and the teacher's classifier come with the checkpoint; the teacher's file is not needed."""
+    train_student.main([*TINY, "--distill", "simkd", "--path_t", str(teacher_dir), "--model_s", "resnet14",
+                        "--skip_validation", "--save_dir", str(tmp_path), "--name", "run"])
+    run = tmp_path / "students" / "run"
+    status, _, err = command(evaluate, "--path", run, "--precision", "fp32", "--json", tmp_path / "scores.json")
+    assert status == 0, err
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["acc"] == pytest.approx(rows(run)[-1]["test_acc"])
+    assert scores["loss"] == pytest.approx(rows(run)[-1]["test_loss"], rel=1e-5)
+    status, _, err = command(train_student, *TINY, "--path_t", run, "--model_s", "resnet8", "--save_dir", tmp_path)
+    assert (status, "predicts through its own teacher's classifier" in err) == (2, True)
+
+
 @pytest.mark.parametrize("name", ["last.pth", "best.pth", "ckpt_epoch_1.pth"])
 def test_evaluate_finds_what_the_run_recorded(kd_run, teacher_dir, name, command, tmp_path):
     checkpoint = read_checkpoint(kd_run / name)
@@ -78,10 +93,11 @@ def test_a_run_is_repeatable(kd_run, teacher_dir, tmp_path):
 
 def test_every_method_starts_from_the_same_student(teacher_dir, tmp_path, monkeypatch):
     started = {}
+    monkeypatch.setattr(train_student, "pretrain", lambda *parts: None)
     monkeypatch.setattr(train_student, "fit", lambda objective, *rest: started.setdefault(
         len(started), torch.cat([p.detach().flatten().clone() for p in objective.student.parameters()])))
     for name in methods:
-        train_student.main([*TINY, "--path_t", str(teacher_dir), "--distill", name, "--model_s", "resnet8",
+        train_student.main([*TINY, *BRIEF, "--path_t", str(teacher_dir), "--distill", name, "--model_s", "resnet8",
                             "--skip_validation", "--save_dir", str(tmp_path)])
     assert len(started) == len(methods)
     assert all(torch.equal(weights, started[0]) for weights in started.values())
@@ -89,10 +105,15 @@ def test_every_method_starts_from_the_same_student(teacher_dir, tmp_path, monkey
 
 @pytest.mark.parametrize("name", methods)
 def test_every_method_trains(teacher_dir, tmp_path, name):
-    train_student.main([*TINY, "--path_t", str(teacher_dir), "--distill", name, "--model_s", "resnet8", "--save_dir",
-                        str(tmp_path), "--skip_validation"])
-    row, = rows(next((tmp_path / "students").iterdir()))
+    before = weights_hash(load_model(teacher_dir))
+    train_student.main([*TINY, *BRIEF, "--path_t", str(teacher_dir), "--distill", name, "--model_s", "resnet8",
+                        "--save_dir", str(tmp_path), "--skip_validation"])
+    directory = next((tmp_path / "students").iterdir())
+    row, = rows(directory)
     assert row["train_loss"] > 0
+    checkpoint = read_checkpoint(directory / "last.pth")
+    assert all(torch.isfinite(value).all() for value in [*checkpoint["model"].values(), *checkpoint["method"].values()])
+    assert json.loads((directory / "options.json").read_text())["teacher"]["hash"] == before
 
 
 def test_a_held_out_set_chooses_and_the_test_set_reports(tmp_path):
@@ -126,6 +147,6 @@ def test_progress_in_plain_lines_when_nobody_watches(tmp_path, capfd):
     train_teacher.main([*TINY, "--model", "resnet8", "--print_freq", "2", "--save_dir", str(tmp_path)])
     out, err = capfd.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("epoch 1/1 [")]
-    assert [line.split("]")[0] for line in lines] == ["epoch 1/1 [2/5", "epoch 1/1 [4/5"]
+    assert [line.split("]")[0] for line in lines] == ["epoch 1/1 [2/5", "epoch 1/1 [4/5", "epoch 1/1 [5/5"]
     assert all(part in lines[0] for part in ("img/s", "loss_ce", "left 0:0"))
     assert sum(line.startswith("epoch 1/1  lr") for line in out.splitlines()) == 1

@@ -1,0 +1,95 @@
+"""Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons. AAAI 2019, arXiv 1811.03233.
+
+Heo, Lee, Yun, Choi.
+
+L = 3/1000 * sum_l 2^(l-n) / B * sum max(0, m - sign(f_t) f_s)^2,   l = 1 ... n, sign(0) = -1, f before the ReLU
+"""
+import torch
+from torch import nn
+
+from distiller_zoo.base import Loss, Method, Pretraining, Weights
+from distiller_zoo.hint import ConvReg
+from distiller_zoo.options import INIT_EPOCHS
+from distiller_zoo.pooling import pool_to_match
+from errors import UsageError
+from models.probe import on_meta, unwrap
+
+SCALE = 3 / 1000  # RepDistiller's, so that the usual learning rate suits the first stage
+
+
+class ABLoss(Loss):
+    """Hinge on the side of zero that the teacher's neurons are on, summed over maps and their elements.
+
+    The deepest map has weight 1, each shallower one half of the next.
+
+    Args:
+        n_maps: how many maps there are.
+        margin: how far beyond zero the student shall be.
+
+    Shapes: maps_s, maps_t lists of n_maps (B, C, H, W) from before the ReLU; C equal, sizes may differ -> () loss.
+    """
+
+    def __init__(self, n_maps, margin=1.0):
+        super().__init__()
+        self.weights = [2.0 ** (i - n_maps + 1) for i in range(n_maps)]
+        self.margin = margin
+
+    def forward(self, maps_s, maps_t):
+        losses = [self._layer(*pool_to_match(f_s, f_t)) for f_s, f_t in zip(maps_s, maps_t, strict=True)]
+        return SCALE * sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
+
+    def _layer(self, f_s, f_t):
+        gap = self.margin - torch.where(f_t.detach() > 0, f_s, -f_s)
+        return gap.relu().square().sum() / len(f_s)
+
+
+class Connector(nn.Module):
+    """The student's maps in the teacher's channels: untouched where channels and height agree, else a ConvReg each.
+
+    Shapes: s_shapes, t_shapes lists of (C, H, W) or (B, C, H, W); maps_s list of (B, C_s, H_s, W_s) -> list.
+    """
+
+    def __init__(self, s_shapes, t_shapes):
+        super().__init__()
+        pairs = [(tuple(s[-3:]), tuple(t[-3:])) for s, t in zip(s_shapes, t_shapes, strict=True)]
+        self.connectors = nn.ModuleList(nn.Identity() if s[:2] == t[:2] else ConvReg(s, t, relu=False)
+                                        for s, t in pairs)
+
+    def forward(self, maps_s):
+        return [connect(f_s) for connect, f_s in zip(self.connectors, maps_s, strict=True)]
+
+
+class ABound(Method):
+    """Activation boundaries taught in a first stage; then cross-entropy (and KL) alone.
+
+    As published, the student only starts from what it learnt here: in the main stage beta multiplies nothing, and the
+    first stage's loss has no weight.
+    """
+
+    weights = Weights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh, where beta multiplies 0 too")
+    options = (INIT_EPOCHS,)
+    preact = True
+    has_loss = False
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        s_maps, t_maps = self.s_shapes[1:-1], self.t_shapes[1:-1]
+        if len(s_maps) != len(t_maps):
+            raise UsageError(f"abound: the student has {len(s_maps)} stages {s_maps} and the teacher {len(t_maps)} "
+                             f"{t_maps}: choose two networks with equally many (resnet, wrn, Shuffle: 3; vgg, "
+                             "ResNet50, MobileNetV2: 4)")
+        for network in (unwrap(student), unwrap(teacher)):  # now, not in the first step: some have no such maps
+            images = torch.empty(2, 3, opt.image_size, opt.image_size, device="meta",
+                                 dtype=next(network.parameters()).dtype)
+            on_meta(network, images, is_feat=True, preact=True)
+        self.connector = Connector(s_maps, t_maps)
+        self.loss = ABLoss(len(s_maps))
+
+    def pretraining(self, opt):
+        return Pretraining(opt.init_epochs, opt.learning_rate)
+
+    def pretrain_loss(self, s, t, batch):
+        return self.loss(self.connector(s.maps), t.maps)
+
+    def end_pretraining(self):
+        self.connector.requires_grad_(False)

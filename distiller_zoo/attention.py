@@ -1,0 +1,47 @@
+"""Paying More Attention to Attention. Zagoruyko, Komodakis. ICLR 2017, arXiv 1612.03928. Activation-based.
+
+L = sum_l 1 / (B H W) * sum_{b,hw} (q_s - q_t)^2,   q = a / ||a||_2 over hw,   a = 1/C * sum_c |f_c|^p
+"""
+from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.pooling import pool_to_match
+from distiller_zoo.unit import unit
+
+
+class Attention(Loss):
+    """Squared difference of the normalised attention maps, averaged over batch and positions, summed over the layers.
+
+    The paper has the length of the difference; its authors' code, and the published beta, the mean of the squares.
+
+    Args:
+        p: power of the activations.
+
+    Shapes: maps_s, maps_t lists of (B, C, H, W), of any channels and sizes -> () loss. The longer list's surplus is
+    left out.
+    """
+
+    def __init__(self, p=2):
+        super().__init__()
+        self.p = p
+
+    def forward(self, maps_s, maps_t):
+        return sum(self._layer(*pool_to_match(f_s, f_t)) for f_s, f_t in zip(maps_s, maps_t, strict=False))
+
+    def _layer(self, f_s, f_t):
+        return (self._map(f_s) - self._map(f_t).detach()).square().mean()
+
+    def _map(self, f):
+        powers = f.square() if self.p == 2 else f.abs().pow(self.p)
+        return unit(powers.mean(1).flatten(1), dim=1)  # (B, C, H, W) -> (B, HW)
+
+
+class AttentionTransfer(Method):
+    """Where the student looks in each stage, turned to where the teacher does."""
+
+    weights = Weights(1.0, 0.0, 1000.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper's 1e3")
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        self.loss = Attention()
+
+    def forward(self, s, t, batch):
+        return self.loss(s.maps, t.maps)

@@ -1,0 +1,125 @@
+"""Paraphrasing Complex Network: Network Compression via Factor Transfer. Kim et al. NeurIPS 2018, arXiv 1802.04977.
+
+L = 1 / (B H W) * sum_{b,hw} |q(T(f_s)) - q(P(f_t))|,   q(g) = a / ||a||_2 over hw,   a = 1/C * sum_c g_c^2
+P: the encoder of an autoencoder of the teacher's last map (paraphraser);   T: translator, trained with the student
+"""
+import torch
+from torch import nn
+
+from distiller_zoo.base import Loss, Method, Pretraining, Weights
+from distiller_zoo.hint import HintLoss
+from distiller_zoo.options import INIT_EPOCHS
+from distiller_zoo.pooling import pool_to_match
+from distiller_zoo.unit import unit
+
+
+class FactorTransfer(Loss):
+    """Mean absolute difference of the two factors' normalised activation maps.
+
+    The paper compares the normalised factors themselves; RepDistiller's code, and with it the published beta and
+    numbers, their attention maps.
+
+    Args:
+        p1: power of the activations.
+        p2: power of the difference.
+
+    Shapes: g_s (B, C_s, H_s, W_s), g_t (B, C_t, H_t, W_t) -> () loss. The larger map is average-pooled.
+    """
+
+    def __init__(self, p1=2, p2=1):
+        super().__init__()
+        self.p1, self.p2 = p1, p2
+
+    def forward(self, g_s, g_t):
+        g_s, g_t = pool_to_match(g_s, g_t)
+        gap = self._map(g_s) - self._map(g_t)
+        return gap.abs().mean() if self.p2 == 1 else gap.pow(self.p2).mean()
+
+    def _map(self, g):
+        return unit(g.pow(self.p1).mean(1).flatten(1), dim=1)  # (B, C, H, W) -> (B, HW)
+
+
+class Paraphraser(nn.Module):
+    """Autoencoder of the teacher's map, without BatchNorm; its code is the factor, of k times the channels.
+
+    Shapes: t_shape (C, H, W) or (B, C, H, W); f_t (B, C, H, W) -> (B, k C, H, W).
+    """
+
+    def __init__(self, t_shape, k=0.5):
+        super().__init__()
+        channels = t_shape[-3]
+        code = int(channels * k)
+        self.encoder = _stack(nn.Conv2d, [channels, channels, code, code], norm=nn.Sequential)
+        self.decoder = _stack(nn.ConvTranspose2d, [code, code, channels, channels], norm=nn.Sequential)
+
+    def forward(self, f_t):
+        return self.encoder(f_t)
+
+    def reconstruct(self, f_t):
+        """What is left of the map after the bottleneck: (B, C, H, W) -> the same shape."""
+        return self.decoder(self.encoder(f_t))
+
+
+class Translator(nn.Module):
+    """The student's map turned into a factor of k times the teacher's channels.
+
+    Shapes: s_shape, t_shape (C, H, W) or (B, C, H, W); f_s (B, C_s, H, W) -> (B, k C_t, H, W).
+    """
+
+    def __init__(self, s_shape, t_shape, k=0.5):
+        super().__init__()
+        channels, code = s_shape[-3], int(t_shape[-3] * k)
+        self.encoder = _stack(nn.Conv2d, [channels, channels, code, code], norm=nn.BatchNorm2d)
+
+    def forward(self, f_s):
+        return self.encoder(f_s)
+
+
+def _stack(conv, channels, norm):
+    """Three 3x3 convolutions, each followed by `norm` (nn.Sequential: none, keeping the published names) and a ReLU."""
+    layers = []
+    for i in range(3):
+        c_in, c_out = channels[i : i + 2]
+        layers += [conv(c_in, c_out, 3, padding=1), norm(c_out) if norm is nn.BatchNorm2d else norm(),
+                   nn.LeakyReLU(0.1, inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class Factor(Method):
+    """The teacher's last map, paraphrased by an autoencoder that a first stage trains, matched by the student's."""
+
+    weights = Weights(1.0, 0.0, 200.0, "RepDistiller, scripts/run_cifar_distill.sh")
+    options = (INIT_EPOCHS,)
+
+    pretrains_student = False
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        s_shape, t_shape = self.s_shapes[-2], self.t_shapes[-2]
+        self.paraphraser = Paraphraser(t_shape)
+        self.translator = Translator(s_shape, t_shape)
+        self.loss = FactorTransfer()
+        self.reconstruction = HintLoss()
+
+    def forward(self, s, t, batch):
+        with torch.no_grad():
+            g_t = self.paraphraser(t.feats[-2])
+        return self.loss(self.translator(s.feats[-2]), g_t)
+
+    def pretraining(self, opt):
+        # RepDistiller takes 0.01 for resnet and wrn students, the student's rate for others; but the paraphraser never
+        # sees the student, so it is 0.01 for all.
+        return Pretraining(opt.init_epochs, 0.01)
+
+    def pretrain_loss(self, s, t, batch):
+        return self.reconstruction(self.paraphraser.reconstruct(t.feats[-2]), t.feats[-2])
+
+    def end_pretraining(self):
+        self.paraphraser.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode=True):
+        super().train(mode)
+        frozen = not any(p.requires_grad for p in self.paraphraser.parameters())
+        self.paraphraser.train(mode and not frozen)
+        return self

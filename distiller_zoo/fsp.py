@@ -1,0 +1,56 @@
+"""A Gift from Knowledge Distillation: flow of the solution procedure (FSP). Yim, Joo, Bae, Kim. CVPR 2017.
+
+L = sum_l 1 / (B C C') * sum (G_s - G_t)^2,   G = 1 / (H W) * sum_hw f_{l+1,c} f_{l,c'}
+"""
+from itertools import pairwise
+
+from distiller_zoo.base import Loss, Method, Pretraining, Weights
+from distiller_zoo.options import INIT_EPOCHS
+from distiller_zoo.pooling import pool_to_match
+from errors import UsageError
+
+
+class FSP(Loss):
+    """Mean squared difference of the flow matrices between consecutive maps, summed over the steps.
+
+    RepDistiller's scale; the paper's squared Frobenius norm per sample is C C' times as large.
+
+    Shapes: maps_s, maps_t lists of (B, C, H, W) with equal channels; sizes may differ -> () loss.
+    """
+
+    def forward(self, maps_s, maps_t):
+        steps = zip(pairwise(maps_s), pairwise(maps_t), strict=True)
+        return sum((_flow(*step_s) - _flow(*step_t).detach()).square().mean() for step_s, step_t in steps)
+
+
+def _flow(bottom, top):
+    """(B, C', H', W'), (B, C, H, W) -> (B, C, C'): mean over positions of the products of channels."""
+    bottom, top = (f.flatten(2) for f in pool_to_match(bottom, top))
+    return top @ bottom.mT / top.shape[2]  # a batched product: never (B, C, C', HW)
+
+
+class FlowTransfer(Method):
+    """How each stage's map follows from the one before, taught in a first stage; then cross-entropy (and KL) alone.
+
+    As published, the student only starts from what it learnt here: in the main stage beta multiplies nothing, and the
+    first stage's loss has no weight.
+    """
+
+    weights = Weights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh, where beta multiplies 0 too")
+    options = (INIT_EPOCHS,)
+    has_loss = False
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        s_channels, t_channels = ([shape[0] for shape in shapes[:-1]] for shapes in (self.s_shapes, self.t_shapes))
+        if s_channels != t_channels:
+            raise UsageError(f"fsp: flow matrices of channels {s_channels} (student) and {t_channels} (teacher) cannot "
+                             "be compared: use two networks of one family and width, such as resnet56 and resnet20, "
+                             "resnet32x4 and resnet8x4, wrn_40_2 and wrn_16_2, vgg13 and vgg8")
+        self.loss = FSP()
+
+    def pretraining(self, opt):
+        return Pretraining(opt.init_epochs, opt.learning_rate)
+
+    def pretrain_loss(self, s, t, batch):
+        return self.loss(s.feats[:-1], t.feats[:-1])

@@ -1,0 +1,85 @@
+"""Like What You Like: Knowledge Distill via Neuron Selectivity Transfer. Huang, Wang. 2017, arXiv 1707.01219.
+
+L = sum_l mean_b [mean_{c,c'} k(x_t, x_t') + mean_{c,c'} k(x_s, x_s') - 2 mean_{c,c'} k(x_s, x_t')],
+x = f_c / ||f_c||_2 over hw,   k(x, y) = <x, y> (linear), <x, y>^2 (poly), exp(-||x - y||^2 / (2 sigma^2)) (gauss)
+"""
+import torch
+
+from distiller_zoo.base import Loss, Method, Option, Weights
+from distiller_zoo.pooling import pool_to_match
+from distiller_zoo.unit import unit
+
+
+class NSTLoss(Loss):
+    """Maximum mean discrepancy between the two sets of a sample's channels, summed over the layers.
+
+    Never (B, C, C', HW): products of pairs of channels are one batched matrix product.
+
+    Args:
+        kernel: linear, poly (degree 2, no constant) or gauss.
+        sigma2: of the Gaussian kernel; None: the mean squared distance of student's from teacher's channels in the
+            batch, a constant to the gradient, as in the paper.
+
+    Shapes: maps_s, maps_t lists of (B, C, H, W), of any channels and sizes -> () loss. The longer list's surplus is
+    left out.
+    """
+
+    def __init__(self, kernel="poly", sigma2=None):
+        super().__init__()
+        self.mmd = {"linear": _linear, "poly": _poly, "gauss": _gauss}[kernel]
+        self.settings = {"sigma2": sigma2} if kernel == "gauss" else {}
+
+    def forward(self, maps_s, maps_t):
+        return sum(self._layer(*pool_to_match(f_s, f_t)) for f_s, f_t in zip(maps_s, maps_t, strict=False))
+
+    def _layer(self, f_s, f_t):
+        x_s, x_t = (unit(f.flatten(2), dim=2) for f in (f_s, f_t.detach()))  # (B, C, H, W) -> (B, C, HW)
+        return self.mmd(x_s, x_t, **self.settings)
+
+
+def _linear(x_s, x_t):
+    return (x_s.mean(1) - x_t.mean(1)).square().sum(1).mean()  # the mean over pairs is the product of the means
+
+
+def _poly(x_s, x_t):
+    (c_s, positions), c_t = x_s.shape[1:], x_t.shape[1]
+    if positions**2 > c_s * c_t:
+        return _gram(x_t, x_t).square().mean() + _gram(x_s, x_s).square().mean() - 2 * _gram(x_s, x_t).square().mean()
+    # The same number from matrices of positions: 16 x 16 instead of 2048 x 2048 for the last stage of ResNet50.
+    gap = _gram(x_s.mT, x_s.mT) / c_s - _gram(x_t.mT, x_t.mT) / c_t  # (B, HW, HW)
+    return gap.square().sum((1, 2)).mean()
+
+
+def _gauss(x_s, x_t, sigma2):
+    d_st = _squared_distances(x_s, x_t)
+    if sigma2 is None:
+        sigma2 = d_st.detach().mean().clamp_min(1e-12)  # 0 only where every channel of both networks is the same
+
+    def kernel(distances):
+        return torch.exp(-distances / (2 * sigma2)).mean()
+
+    return kernel(_squared_distances(x_t, x_t)) + kernel(_squared_distances(x_s, x_s)) - 2 * kernel(d_st)
+
+
+def _gram(x, y):
+    return x @ y.mT  # (B, C, HW), (B, C', HW) -> (B, C, C')
+
+
+def _squared_distances(x, y):
+    lengths = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None, :]  # 1 + 1, but for dead channels
+    return lengths - 2 * _gram(x, y)  # (B, C, C')
+
+
+class NST(Method):
+    """Which neurons fire where: the distribution of the channels' activation patterns, stage by stage."""
+
+    weights = Weights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper: 50, gauss 100")
+    options = (Option(("--nst_kernel",), {"choices": ["linear", "poly", "gauss"], "default": "poly",
+                                          "help": "nst: kernel between channels; published beta 50, 50, 100"}),)
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        self.loss = NSTLoss(opt.nst_kernel)
+
+    def forward(self, s, t, batch):
+        return self.loss(s.maps, t.maps)

@@ -1,0 +1,113 @@
+"""Distilling Knowledge via Knowledge Review. Chen, Liu, Zhao, Jia. CVPR 2021, arXiv 2104.09044.
+
+L = sum_l HCL(P_l(r_l), f_t^l),   r_l = a_1 * W_l f_s^l + a_2 * up(r_(l+1)),   (a_1, a_2) = sigmoid(conv of the two)
+HCL(f, g) = sum_k w_k mean (pool_k(f) - pool_k(g))^2 / sum_k w_k,   sizes k = H, 4, 2, 1 with w = 1, 1/2, 1/4, 1/8
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distiller_zoo.base import Loss, Method, Option, Weights
+from distiller_zoo.norm import BatchNorm2d
+from distiller_zoo.options import number
+from models.base import conv1x1, conv3x3
+
+WIDEST = 512  # channels between the two convolutions of a fusion, at most
+PYRAMID = (4, 2, 1)
+
+
+class HCL(Loss):
+    """Hierarchical context loss: squared differences of the maps and of their averages over ever larger cells.
+
+    Sizes of the pyramid that are not below the map's height are left out, and their weights with them, as published.
+
+    Shapes: maps_s, maps_t lists of (B, C, H, W), equal in shape -> () loss, summed over the maps.
+    """
+
+    def forward(self, maps_s, maps_t):
+        return sum(self._layer(f_s - f_t.detach()) for f_s, f_t in zip(maps_s, maps_t, strict=True))
+
+    @staticmethod
+    def _layer(gap):
+        # An average is linear: the difference of two averages is the average of the difference.
+        gaps = [gap, *(F.adaptive_avg_pool2d(gap, size) for size in PYRAMID if size < gap.shape[2])]
+        weights = [0.5**k for k in range(len(gaps))]
+        return sum(weight * g.square().mean() for weight, g in zip(weights, gaps, strict=True)) / sum(weights)
+
+
+class ABF(nn.Module):
+    """Attention based fusion of a student's map with what came from the deeper ones.
+
+    Args:
+        c_s, c_mid, c_t: channels of the student's map, of the fused one, of the teacher's.
+        fuse: False for the deepest map, which has nothing to be fused with.
+
+    Shapes: f_s (B, c_s, H, W), size = (H_t, W_t), deeper (B, c_mid, any size) or None
+        -> map to compare with the teacher's (B, c_t, H_t, W_t), fused map (B, c_mid, H_t, W_t).
+    """
+
+    def __init__(self, c_s, c_mid, c_t, fuse):
+        super().__init__()
+        self.reduce = nn.Sequential(conv1x1(c_s, c_mid), BatchNorm2d(c_mid))
+        self.expand = nn.Sequential(conv3x3(c_mid, c_t), BatchNorm2d(c_t))
+        self.attention = nn.Sequential(nn.Conv2d(2 * c_mid, 2, 1), nn.Sigmoid()) if fuse else None
+        for layers in (self.reduce, self.expand):
+            nn.init.kaiming_uniform_(layers[0].weight, a=1)
+
+    def forward(self, f_s, size, deeper=None):
+        f = self.reduce(f_s)
+        if deeper is not None:
+            deeper = F.interpolate(deeper, f.shape[-2:])
+            share = self.attention(torch.cat([f, deeper], 1))  # (B, 2, H, W)
+            f = share[:, :1] * f + share[:, 1:] * deeper
+        if f.shape[-2:] != size:
+            f = F.interpolate(f, size)
+        return self.expand(f), f
+
+
+class ReviewKD(Method):
+    """Each stage of the teacher, and its embedding as a 1x1 map, teaches all stages of the student as deep or deeper.
+
+    Stages are paired from the deep end; the surplus of the network with more of them is left out. Maps are those after
+    the ReLU on both sides: the authors' code has the teacher's from before it, which they call unintended
+    (github.com/JIA-Lab-research/ReviewKD/issues/11).
+
+    The loss rises linearly over the first epochs, as published: in epoch e it is multiplied by e / --warmup_epochs.
+    Epochs are counted in images seen, of opt.n_data each.
+    """
+
+    weights = Weights(1.0, 0.0, 5.0, "the authors' default; theirs for resnet20 0.6, resnet32 1, ShuffleV2 8")
+    options = (Option(("--warmup_epochs",), {"type": number(int, at_least=0), "default": 20, "metavar": "N",
+                                             "help": "reviewkd: epochs over which its loss rises to its full weight"}),)
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        self.stages = min(len(self.s_shapes), len(self.t_shapes)) - 2  # neither stem nor embedding
+        s_channels, t_channels = ([shape[0] for shape in shapes[-self.stages - 1 :]]
+                                  for shapes in (self.s_shapes, self.t_shapes))
+        c_mid = min(WIDEST, s_channels[-1])
+        last = self.stages
+        self.fusions = nn.ModuleList(ABF(c_s, c_mid, c_t, fuse=i < last)
+                                     for i, (c_s, c_t) in enumerate(zip(s_channels, t_channels, strict=True)))
+        self.loss = HCL()
+        self.n_data, self.warmup_epochs = opt.n_data, opt.warmup_epochs
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # images, in training
+
+    def forward(self, s, t, batch):
+        maps_s, maps_t = self._reviewed(s), self._reviewed(t)
+        outputs, deeper = [], None
+        for fusion, f_s, f_t in zip(reversed(self.fusions), reversed(maps_s), reversed(maps_t), strict=True):
+            output, deeper = fusion(f_s, f_t.shape[-2:], deeper)
+            outputs.insert(0, output)
+        return self._warmup(len(maps_s[0])) * self.loss(outputs, maps_t)
+
+    def _reviewed(self, features):
+        return [*features.maps[-self.stages :], features.embedding[:, :, None, None]]  # (B, D) -> (B, D, 1, 1)
+
+    def _warmup(self, images):
+        """Factor of the loss: a number, or a tensor on the device, which costs no synchronisation."""
+        if not (self.warmup_epochs and self.training):
+            return 1.0
+        epoch = self.seen // self.n_data + 1
+        self.seen += images
+        return (epoch / self.warmup_epochs).clamp_max(1.0)

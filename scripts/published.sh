@@ -1,0 +1,63 @@
+# Sourced by the run_*.sh scripts: runs of published.tsv, one after another. A finished run is skipped, a broken one
+# resumed, a failing one reported at the end without stopping the others.
+# From the environment: DATASET, DATA_DIR, TRIALS (how many), EPOCHS, GPU, SAVE_DIR, METHODS and STUDENTS (only these),
+# FLAGS (more flags for every run), PYTHON.
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+DATASET=${DATASET:-cifar100} TRIALS=${TRIALS:-3} EPOCHS=${EPOCHS:-240} GPU=${GPU:-} SAVE_DIR=${SAVE_DIR:-save}
+common=(--dataset "$DATASET" --data_dir "${DATA_DIR:-data}" --epochs "$EPOCHS" --gpu_id "$GPU" --save_dir "$SAVE_DIR")
+read -ra more <<< "${FLAGS:-}"
+failed=()
+
+# published SOURCE: the rows of the table without comments and heading, as 'teacher student method flags'.
+published() { grep -v '^#' scripts/published.tsv | awk -F'\t' -v s="$1" '$1 == s {print $2 "\t" $3 "\t" $4 "\t" $5}'; }
+
+# wanted WORD LIST: is WORD in the space-separated LIST, or the list empty?
+wanted() { [ -z "$2" ] || [[ " $2 " == *" $1 "* ]]; }
+
+# run DIRECTORY SCRIPT FLAG...: train, unless as many epochs are done.
+run() {
+    local directory=$1 metrics="$1/metrics.jsonl"
+    shift
+    if [ -f "$metrics" ] && [ "$(wc -l < "$metrics")" -ge "$EPOCHS" ]; then
+        echo "done before: $directory"
+    else
+        "$PYTHON" "$@" "${common[@]}" "${more[@]}" --name "$(basename "$directory")" || failed+=("$directory")
+    fi
+}
+
+# vanilla MODEL TRIAL: train a network by cross-entropy; its directory is in $vanilla_directory.
+vanilla() {
+    vanilla_directory="$SAVE_DIR/teachers/$1_${DATASET}_epochs-${EPOCHS}_trial-$2"
+    run "$vanilla_directory" train_teacher.py --model "$1" --trial "$2"
+}
+
+# distill TEACHER STUDENT METHOD 'FLAGS' TRIAL: distil from trial 0 of the teacher, training that first if need be.
+distill() {
+    local name="S-$2_T-$1_${DATASET}_$3_${4//[ -]/}_epochs-${EPOCHS}_trial-$5" flags
+    read -ra flags <<< "$4"
+    vanilla "$1" 0
+    run "$SAVE_DIR/students/$name" train_student.py --path_t "$vanilla_directory" --model_s "$2" --distill "$3" \
+        "${flags[@]}" --trial "$5"
+}
+
+# distill_all SOURCE: every row of it that METHODS and STUDENTS ask for, TRIALS times.
+distill_all() {
+    while IFS=$'\t' read -r -u 3 teacher student method flags; do
+        if ! wanted "$method" "${METHODS:-}" || ! wanted "$student" "${STUDENTS:-}"; then continue; fi
+        for ((trial = 0; trial < TRIALS; trial++)); do
+            if [ "$method" = alone ]; then vanilla "$student" "$trial"
+            else distill "$teacher" "$student" "$method" "$flags" "$trial"; fi
+        done
+    done 3< <(published "$1")
+    conclude
+}
+
+# conclude: the table over all runs, and what failed.
+conclude() {
+    "$PYTHON" scripts/report.py "$SAVE_DIR"
+    if [ ${#failed[@]} -gt 0 ]; then
+        printf 'failed: %s\n' "${failed[@]}" >&2
+        exit 1
+    fi
+    echo "all runs finished: $SAVE_DIR"
+}

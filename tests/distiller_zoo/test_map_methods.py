@@ -1,0 +1,143 @@
+"""The methods that match feature maps, through the training objective, on small pairs of networks."""
+import numpy as np
+import pytest
+import torch
+
+from distiller_zoo.attention import AttentionTransfer
+from distiller_zoo.attention_grad import GradientAttention, GradientAttentionTransfer, input_gradient
+from distiller_zoo.base import Pretraining
+from distiller_zoo.fsp import FlowTransfer
+from distiller_zoo.hint import Hint
+from distiller_zoo.kdsvd import SVDTransfer
+from distiller_zoo.nst import NST
+from distiller_zoo.similarity import SimilarityPreserving
+from errors import UsageError
+from helper.device import Device
+from helper.objective import Objective
+from models import create_model
+from tests.distiller_zoo.pairs import CLASSES, batch_of, features, options
+from tests.distiller_zoo.test_maps import draw, heads
+
+CPU = Device(torch.device("cpu"), [], "fp32")
+METHODS = [Hint, AttentionTransfer, GradientAttentionTransfer, NST, SimilarityPreserving, FlowTransfer, SVDTransfer]
+SAME = [("resnet14", "resnet8"), ("vgg11", "vgg8"), ("wrn_16_2", "wrn_16_2")]
+OTHER = [("resnet8x4", "ShuffleV2"), ("vgg8", "MobileNetV2"), ("ResNet18", "vgg8"), ("wrn_16_2", "ShuffleV1")]
+EQUAL_CHANNELS = (FlowTransfer, SVDTransfer)
+JOINT = [method for method in METHODS if method is not FlowTransfer]  # with a loss in the main stage
+STEPS = [(method, *pair) for method in JOINT for pair in [SAME[0], *OTHER]
+         if method not in EQUAL_CHANNELS or pair in SAME]
+
+
+def label(value):
+    return value if isinstance(value, str | int) else value.__name__
+
+
+def make(method, teacher="resnet14", student="resnet8", image_size=32, precision="fp32", **given):
+    """(objective with the method's published weights, method) of a new pair of networks."""
+    torch.manual_seed(0)
+    networks = create_model(student, CLASSES), create_model(teacher, CLASSES)
+    made = method(*networks, options(method, image_size, **given))
+    device = CPU._replace(precision=precision)
+    return Objective(networks[0], device, networks[1], made, *method.weights[:3]).train(), made
+
+
+@pytest.mark.parametrize(("method", "teacher", "student"), STEPS, ids=label)
+@pytest.mark.parametrize("image_size", [16, 24])
+def test_a_step_on_each_pair(method, teacher, student, image_size):
+    objective, made = make(method, teacher, student, image_size)
+    before = {key: value.clone() for key, value in objective.teacher.state_dict().items()}
+    optimizer = torch.optim.SGD(objective.trained_parameters(), lr=0.01)
+    losses = objective(batch_of(4, image_size))
+    assert losses.terms["method"].shape == ()
+    assert losses.terms["method"].dtype == torch.float32
+    losses.total.backward()
+    for name, p in [*objective.student.named_parameters(), *made.named_parameters()]:
+        assert p.grad is not None, name
+        assert p.grad.isfinite().all(), name
+    assert all(p.grad is None for p in objective.teacher.parameters())
+    optimizer.step()
+    assert objective(batch_of(4, image_size)).total.isfinite()
+    assert all(torch.equal(value, before[key]) for key, value in objective.teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("method", JOINT, ids=label)
+@pytest.mark.parametrize("size", [1, 3])
+def test_bf16_and_channels_last(method, size):
+    """Connectors run in bfloat16, losses in float32; a last batch of one image is a batch."""
+    objective, _ = make(method, precision="bf16")
+    exact, _ = make(method)
+    batch = batch_of(size)
+    losses = objective(batch._replace(images=batch.images.to(memory_format=torch.channels_last)))
+    losses.total.backward()
+    assert losses.terms["method"].dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in objective.trained_parameters())
+    expected = exact(batch).terms["method"].item()
+    assert losses.terms["method"].item() == pytest.approx(expected, rel=0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method is not Hint], ids=label)
+def test_zero_for_a_copy_of_the_teacher(method):
+    objective, made = make(method, "resnet8", "resnet8")
+    objective.student.load_state_dict(objective.teacher.state_dict())
+    objective.student.eval()
+    batch = batch_of(4)
+    if method is FlowTransfer:
+        loss = made.pretrain_loss(*features(objective.student, objective.teacher, batch), batch)
+    else:
+        loss = objective(batch).terms["method"]
+    assert loss.item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("method", EQUAL_CHANNELS, ids=label)
+@pytest.mark.parametrize(("teacher", "student"), [*OTHER, ("resnet8x4", "resnet8")], ids=label)
+def test_unequal_channels_are_refused(method, teacher, student):
+    with pytest.raises(UsageError, match=r"student.*teacher.*use two networks of one family and width"):
+        make(method, teacher, student)
+
+
+@pytest.mark.parametrize("method", EQUAL_CHANNELS, ids=label)
+@pytest.mark.parametrize(("teacher", "student"), SAME, ids=label)
+def test_equal_channels_are_accepted(method, teacher, student):
+    make(method, teacher, student)
+
+
+def test_fsp_trains_all_but_the_classifier_first_and_nothing_later():
+    objective, made = make(FlowTransfer, init_epochs=3)
+    assert made.pretraining(options(FlowTransfer, init_epochs=3)) == Pretraining(3, 0.05)
+    batch = batch_of(4)
+    s, t = features(objective.student, objective.teacher, batch)
+    made.pretrain_loss(s, t, batch).backward()
+    assert {name for name, p in objective.student.named_parameters() if p.grad is None} == {"fc.weight", "fc.bias"}
+    assert list(objective(batch).terms) == ["ce"]
+
+
+@pytest.mark.parametrize("kernel", ["linear", "poly", "gauss"])
+def test_nst_kernel_is_an_option(kernel):
+    objective, _ = make(NST, nst_kernel=kernel)
+    losses = objective(batch_of(4))
+    losses.total.backward()
+    assert losses.terms["method"].item() > 0
+
+
+def test_gradient_attention_with_the_kl_term():
+    """The KL term and the input gradient go back through one graph of the teacher."""
+    objective, _ = make(GradientAttentionTransfer)
+    objective.alpha = 1.0
+    objective(batch_of(4)).total.backward()
+    assert all(p.grad.isfinite().all() for p in objective.student.parameters())
+
+
+def test_gradient_attention_of_a_linear_model():
+    """The golden case: x W^T is the network, x the images."""
+    for case in heads["at_gradient_formula"]:
+        x, w_s, w_t = (draw(case[name]) for name in ("x", "W_s", "W_t"))
+        target = torch.from_numpy(np.random.RandomState(921).randint(0, case["C"], size=case["B"]))
+        assert case["labels"] == f"ri(921,{case['B']},{case['C']})"
+        batch = batch_of(1)._replace(images=x.requires_grad_(), target=target)
+        J_s, J_t = (input_gradient(x.double() @ w.T, batch, create_graph=True) for w in (w_s.requires_grad_(), w_t))
+        assert GradientAttention()(J_s, J_t).item() == pytest.approx(case["mean_norm"] / 2, rel=1e-6)
+        mean_square = (J_s - J_t).square().sum(1).mean()
+        assert mean_square.item() == pytest.approx(case["mean_sq_norm"], rel=1e-6)
+        (gradient,) = torch.autograd.grad(mean_square, w_s)
+        assert gradient.norm().item() == pytest.approx(case["grad_W_s"]["l2"], rel=1e-6)
+        assert gradient.flatten()[:3].tolist() == pytest.approx(case["grad_W_s"]["first3"], rel=1e-6)
