@@ -60,10 +60,7 @@ def table(groups):
 
 def plot(groups, path):
     """Test accuracy by epoch, the mean over the trials with a band from the lowest to the highest, as a PNG."""
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     lows = []
     for label, runs in groups.items():
@@ -82,6 +79,37 @@ def plot(groups, path):
     axes.legend(loc="lower right", title="last epoch")
     figure.savefig(path, dpi=120)
     plt.close(figure)
+
+
+def bars(groups, path):
+    """Test accuracy of the last epoch, the best run on top: the mean over the trials, a dot for each, as a PNG.
+
+    Runs without distillation are drawn in grey, and a line marks the best of them.
+    """
+    plt = _pyplot()
+    scores = {label: [run["rows"][-1]["test_acc"] for run in runs] for label, runs in groups.items()}
+    order = sorted(scores, key=lambda label: mean(scores[label]))
+    alone = [label for label in order if "distill" not in groups[label][0]["options"]]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.3 * len(order)), layout="constrained")
+    axes.barh(order, [mean(scores[label]) for label in order],
+              color=["0.6" if label in alone else "tab:blue" for label in order])
+    for label in order:
+        axes.plot(scores[label], [label] * len(scores[label]), "k.", markersize=4)
+    for label in alone[-1:]:
+        axes.axvline(mean(scores[label]), color="0.3", linestyle=":")
+    low = min(min(values) for values in scores.values())
+    axes.set_xlim(left=max(0, low - 5))  # differences are what the chart is for
+    axes.set_xlabel("test accuracy after the last epoch, %")
+    axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _pyplot():
+    import matplotlib  # here, because it takes a second to import
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    return plt
 
 
 _NOT_A_SETTING = {"trial", "seed", "name", "path_t", "teacher", "command", "hardware", "torch",

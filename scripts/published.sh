@@ -52,9 +52,9 @@ distill_all() {
     conclude
 }
 
-# conclude: the table over all runs, and what failed.
+# conclude: the table over all runs, pictures of them beside it, and what failed.
 conclude() {
-    "$PYTHON" scripts/report.py "$SAVE_DIR"
+    "$PYTHON" scripts/report.py "$SAVE_DIR" --plot "$SAVE_DIR/curves.png" --bars "$SAVE_DIR/bars.png"
     if [ ${#failed[@]} -gt 0 ]; then
         printf 'failed: %s\n' "${failed[@]}" >&2
         exit 1

@@ -8,18 +8,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helper import cli
-from helper.report import find_runs, group_runs, plot, table
+from helper.report import bars, find_runs, group_runs, plot, table
 
 
 def main(argv=None):
-    parser = cli.Parser(description="Table and learning curves over runs; trials of one setting are averaged.")
+    parser = cli.Parser(description="Table and pictures over runs; trials of one setting are averaged.")
     parser.add_argument("paths", nargs="*", default=["save"], help="run directories, or folders of them")
     parser.add_argument("--plot", metavar="FILE", help="write the learning curves there, as a PNG")
+    parser.add_argument("--bars", metavar="FILE", help="write a bar chart of the last epochs there, as a PNG")
     opt = parser.parse_args(argv)
     groups = group_runs(find_runs(opt.paths))
     print(table(groups))
     if opt.plot:
         plot(groups, opt.plot)
+    if opt.bars:
+        bars(groups, opt.bars)
 
 
 if __name__ == "__main__":
