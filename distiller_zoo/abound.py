@@ -39,8 +39,8 @@ class ABLoss(Loss):
         return SCALE * sum(weight * loss for weight, loss in zip(self.weights, losses, strict=True))
 
     def _layer(self, f_s, f_t):
-        gap = self.margin - torch.where(f_t.detach() > 0, f_s, -f_s)
-        return gap.relu().square().sum() / len(f_s)
+        side = torch.where(f_t > 0, 1.0, -1.0)
+        return (self.margin - side * f_s).relu().square().sum() / len(f_s)
 
 
 class Connector(nn.Module):

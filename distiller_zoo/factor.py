@@ -90,7 +90,6 @@ class Factor(Method):
 
     weights = Weights(1.0, 0.0, 200.0, "RepDistiller, scripts/run_cifar_distill.sh")
     options = (INIT_EPOCHS,)
-
     pretrains_student = False
 
     def __init__(self, student, teacher, opt):

@@ -9,6 +9,7 @@ from torch import nn
 
 from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.norm import BatchNorm2d
+from distiller_zoo.options import number
 from distiller_zoo.pooling import pool_to_match
 from distiller_zoo.unit import unit
 from errors import UsageError
@@ -112,13 +113,11 @@ class CrossLayer(Method):
     """Every stage of the student learns from every stage of the teacher, as attention over the batch decides."""
 
     weights = Weights(1.0, 1.0, 400.0, "SimKD's toolbox, scripts/run_distill.sh")
-    options = (Option(("-s", "--soft"), {"type": float, "default": 1.0, "metavar": "T",
+    options = (Option(("-s", "--soft"), {"type": number(float, above=0), "default": 1.0, "metavar": "T",
                                          "help": "semckd: temperature of its attention"}),)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
-        if not opt.soft > 0:
-            raise UsageError(f"semckd: --soft {opt.soft:g}, a temperature, must be above 0")
         self.loss = SemCKD(self.s_shapes[1:-1], self.t_shapes[1:-1], opt.batch_size, opt.soft)
 
     def forward(self, s, t, batch):

@@ -52,7 +52,8 @@ def table(groups):
         last = [run["rows"][-1]["test_acc"] for run in runs]
         best = [_best(run["rows"])["test_acc"] for run in runs]
         seconds = mean(sum(row["seconds"] for row in run["rows"]) for run in runs)
-        epochs = min(len(run["rows"]) for run in runs)
+        lengths = sorted({len(run["rows"]) for run in runs})  # several while some still run
+        epochs = f"{lengths[0]} to {lengths[-1]}" if len(lengths) > 1 else lengths[0]
         lines.append(f"| {label} | {epochs} | {len(runs)} | {_spread(last)} | {_spread(best)} | "
                      f"{runs[0]['options']['parameters']:,} | {_duration(seconds)} |")
     return "\n".join(lines)

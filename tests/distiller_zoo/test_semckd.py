@@ -63,5 +63,3 @@ def test_batches_that_cannot_work():
         loss([torch.cat([f, f]) for f in maps_s], [torch.cat([f, f]) for f in maps_t])
     with pytest.raises(UsageError, match="--batch_size 3 is too small"):
         make(CrossLayer, batch_size=3)
-    with pytest.raises(UsageError, match="--soft 0"):
-        make(CrossLayer, soft=0.0)

@@ -63,6 +63,12 @@ def test_a_run_that_is_writing_counts_what_is_whole(make, tmp_path):
     assert len(find_runs([tmp_path])[0]["rows"]) == 2
 
 
+def test_runs_that_are_not_finished_are_told_apart(make, tmp_path):
+    make("a", [50, 60], epochs=2)
+    make("b", [52], trial="1", seed=1, epochs=2)
+    assert "| resnet8 | 1 to 2 | 2 |" in table(group_runs(find_runs([tmp_path])))
+
+
 def test_pictures(make, tmp_path):
     make("a", [50, 60])
     make("b", [52, 64], **distilled("aaa", "0"))
