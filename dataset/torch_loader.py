@@ -8,6 +8,8 @@ from torchvision import transforms
 from dataset.loader import Batch, Loader, derived_seed, epoch_order
 from errors import UsageError
 
+GRACE = 10  # seconds, in which a step ends and a checkpoint is written
+
 
 class TorchLoader(Loader):
     """Batches whose images are read one by one (`images.pil`) in `num_workers` processes, 0 for none.
@@ -28,7 +30,7 @@ class TorchLoader(Loader):
         self._sampler = _Keys(self)
         self._batched = torch.utils.data.DataLoader(
             _Samples(images, transform, self.seed), batch_sampler=self._sampler, num_workers=num_workers,
-            collate_fn=_collate, worker_init_fn=_ignore_signals, pin_memory=self.device.type == "cuda",
+            collate_fn=_collate, worker_init_fn=_outlive_signals, pin_memory=self.device.type == "cuda",
             persistent_workers=num_workers > 0,
             generator=torch.Generator())  # its own: else each epoch would draw from the global one
 
@@ -82,10 +84,11 @@ class _Samples(torch.utils.data.Dataset):
             generator.set_state(state)
 
 
-def _ignore_signals(worker):
-    """Slurm, systemd and a terminal signal the whole process group: workers that die of it would take the main process
-    down before it has saved. They end when the main process does."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _outlive_signals(worker):
+    """Slurm, systemd and a terminal signal the whole process group: workers that die of it at once would take the main
+    process down before it has saved. They end with the main process, or GRACE seconds after a SIGTERM: it is also how
+    multiprocessing ends workers that are left over at exit."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
