@@ -187,7 +187,7 @@ def test_messages_are_one_line(tmp_path, model):
 
 def test_wrong_architecture_and_class_count(tmp_path, model):
     path = save(tmp_path, {"model": model.state_dict()}, "somewhere/file.pth")
-    with pytest.raises(UsageError, match="does not tell which network it holds: pass --model_t NAME"):
+    with pytest.raises(UsageError, match="does not tell which network it holds: name it"):
         load_model(path)
     assert_same(load_model(path, name="resnet8"), model)
     with pytest.raises(UsageError, match="is a resnet8 for 5 classes, not 100"):
