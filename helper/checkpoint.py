@@ -38,7 +38,11 @@ def _umask():
 
 def save_checkpoint(path, checkpoint):
     """torch.save, atomically. `checkpoint` holds tensors and plain values only."""
-    write_atomically(path, lambda file: torch.save(checkpoint, file))
+    try:
+        write_atomically(path, lambda file: torch.save(checkpoint, file))
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError of its zip writer
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"cannot write {path} ({reason}): is the disk full? The one before it is kept") from error
 
 
 def weights_hash(model):

@@ -65,6 +65,9 @@ def run(main):
         sys.exit(main())
     except UsageError as error:
         sys.exit(_fail(str(error)))
+    except KeyboardInterrupt:  # while there is nothing to save yet
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except OSError as error:  # a full disk, a folder without permission, a file where a folder should be
         if error.filename is None:
             raise

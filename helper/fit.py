@@ -35,7 +35,7 @@ def fit(objective, optimizer, scheduler, loaders, device, run, opt):
     loader, scored = loaders["train"], {name: loaders[name] for name in loaders if name != "train"}
     training, meters = _training(objective, optimizer, scheduler, loader, device)
     run.resume(training, best_by="val_acc" if "val" in scored else "test_acc")
-    _announce(run, opt)
+    _announce(run, loader, opt)
     with _saving_on_signal(run.save, meters) as stop:
         for epoch in range(len(run.history) + 1, opt.epochs + 1):
             if loader.epoch < epoch:  # else it was trained before an interruption, and only not scored
@@ -123,12 +123,12 @@ def _check_scores(row):
                              "weights, or try --precision fp32")
 
 
-def _announce(run, opt):
-    done = len(run.history)
+def _announce(run, loader, opt):
+    done, step = len(run.history), loader.state_dict()["step"]
     if done == opt.epochs:
         state = f"all {done} epochs were done before"
-    elif done:
-        state = f"going on after epoch {done} of {opt.epochs}"
+    elif done or step:
+        state = f"going on after epoch {done} of {opt.epochs}" + (f" and {step}/{len(loader)} steps" if step else "")
     else:
         state = f"{opt.epochs} epochs to go"
     print(f"{run.directory}: {state}", flush=True)

@@ -113,8 +113,9 @@ def _pyplot():
     return plt
 
 
-_NOT_A_SETTING = {"trial", "seed", "name", "path_t", "teacher", "command", "hardware", "torch",
-                  "overwrite", "gpu_id", "num_workers", "save_dir", "print_freq", "save_freq", "skip_validation"}
+_NOT_A_SETTING = {"trial", "seed", "name", "path_t", "teacher", "command", "hardware", "torch", "overwrite", "gpu_id",
+                  "num_workers", "save_dir", "print_freq", "save_freq", "skip_validation", "mean", "std",
+                  "data_identity", "n_data", "num_classes", "parameters", "imagenet"}
 
 
 def _setting(run):

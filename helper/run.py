@@ -161,8 +161,11 @@ class Run:
 
     def _check_options(self, before):
         now = json.loads(json.dumps(self.options))
-        for key in now.keys() & before.keys() - INCIDENTAL:
-            if now[key] != before[key]:
+        if now.get("data_identity") != before.get("data_identity"):
+            raise UsageError(f"{self.directory} was begun on other images than {now.get('data_dir')} has now: pass "
+                             "--overwrite to start it anew, or another --name")
+        for key in now:
+            if key in before.keys() - INCIDENTAL and now[key] != before[key]:
                 raise UsageError(f"{self.directory} was begun with {key} = {before[key]}, not {now[key]}: pass "
                                  "--overwrite to start it anew, or another --trial")
 

@@ -59,7 +59,7 @@ def make_network(name, opt, device):
         opt.learning_rate = default_learning_rate(name)
     model = create_model(name, opt.num_classes)
     shapes = feature_shapes(model, opt.image_size)  # refuses a network that cannot take such images
-    if opt.n_data % opt.batch_size == 1 and (1, 1) in [shape[1:] for shape in shapes]:
+    if (opt.n_data % opt.batch_size or opt.batch_size) == 1 and (1, 1) in [shape[1:] for shape in shapes]:
         raise UsageError(f"--batch_size {opt.batch_size} leaves a last batch of one image, whose 1x1 maps in {name} "
                          f"BatchNorm cannot normalise: use {opt.batch_size + 1}")
     return model.to(device.device, memory_format=torch.channels_last)

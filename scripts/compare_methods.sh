@@ -3,6 +3,7 @@
 #   TEACHER=save/teachers/NAME STUDENT=resnet8 DATASET=folder DATA_DIR=DIR EPOCHS=8 TRIALS=2 bash scripts/compare_methods.sh
 # INIT_EPOCHS is the length of first stages; METHODS, GPU, SAVE_DIR, FLAGS and PYTHON as in published.sh.
 source "$(dirname "${BASH_SOURCE[0]}")/published.sh"
+: "${TEACHER:?error: set TEACHER to the directory of a teacher, such as save/teachers/NAME}"
 student=${STUDENT:-resnet8} init=${INIT_EPOCHS:-2}
 names=${METHODS:-$("$PYTHON" -c 'from distiller_zoo import methods; print(*methods)')}
 

@@ -21,7 +21,11 @@ run() {
     if [ -f "$metrics" ] && [ "$(wc -l < "$metrics")" -ge "$EPOCHS" ]; then
         echo "done before: $directory"
     else
-        "$PYTHON" "$@" "${common[@]}" "${more[@]}" --name "$(basename "$directory")" || failed+=("$directory")
+        "$PYTHON" "$@" "${common[@]}" "${more[@]}" --name "$(basename "$directory")" || {
+            local status=$?
+            if [ "$status" -ge 128 ]; then exit "$status"; fi  # Ctrl-C and SIGTERM are meant for all runs
+            failed+=("$directory")
+        }
     fi
 }
 

@@ -3,7 +3,9 @@
 # Sourced by the other scripts: sets PYTHON to the interpreter to use, and goes to the repository's root.
 # With PYTHON=/path/to/python3 in the environment, that interpreter is used as it is and nothing is installed.
 set -euo pipefail
-if [ -n "${SAVE_DIR:-}" ]; then SAVE_DIR=$(realpath -m "$SAVE_DIR"); fi  # relative to where the user is
+for path in SAVE_DIR DATA_DIR TEACHER; do  # relative to where the user is
+    if [ -n "${!path:-}" ]; then declare "$path=$(realpath -m "${!path}")"; fi
+done
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 check_version() {

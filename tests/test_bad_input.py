@@ -184,7 +184,7 @@ def test_other_images_under_one_name(command, tmp_path):
     assert command(train_teacher, *args, "--data_dir", tmp_path / "a" / "images")[0] == 0
     status, _, err = command(train_teacher, *args, "--data_dir", tmp_path / "b" / "images")
     assert status == 2
-    assert "was begun with" in err
+    assert "was begun on other images" in err
 
 
 def test_evaluate(refused, tmp_path):
