@@ -161,7 +161,7 @@ class Run:
 
     def _check_options(self, before):
         now = json.loads(json.dumps(self.options))
-        if now.get("data_identity") != before.get("data_identity"):
+        if now.get("data_identity") != before.get("data_identity", now.get("data_identity")):
             raise UsageError(f"{self.directory} was begun on other images than {now.get('data_dir')} has now: pass "
                              "--overwrite to start it anew, or another --name")
         for key in now:
