@@ -10,7 +10,7 @@ from helper.fit import fit, make_optimizer, pretrain
 from helper.objective import Objective
 from helper.options import student_options
 from helper.run import Run, student_name
-from helper.setup import make_network, make_teacher, network_facts, open_teacher, prepare
+from helper.setup import make_student, make_teacher, network_facts, open_teacher, prepare
 
 
 def main(argv=None):
@@ -19,13 +19,13 @@ def main(argv=None):
     device, data, loaders = prepare(opt)
 
     teacher, teacher_facts = make_teacher(checkpoint, opt, device, data, loaders["test"])
-    student = make_network(opt.model_s, opt, device)
+    student = make_student(teacher, opt, device)
     method = get_method(opt.distill)(student, teacher, opt).to(device.device)
     if "beta" in opt.named and opt.beta and not method.has_loss:
         print(f"note: {opt.distill} has no loss of its own in the main stage: --beta weighs nothing", file=sys.stderr)
     objective = Objective(student, device, teacher, method, opt.gamma, opt.alpha, opt.beta, opt.kd_T)
 
-    facts = network_facts(opt.model_s, method.deploy(student), opt, device) | {"teacher": teacher_facts}
+    facts = network_facts(opt.model_s, student, method.deploy(student), opt, device) | {"teacher": teacher_facts}
     name = student_name(opt, data.name, teacher_facts["arch"], teacher_facts["hash"])
     with Run(f"{opt.save_dir}/students/{name}", opt, facts) as run:
         pretrain(objective, loaders["train"], device, run, opt)

@@ -9,6 +9,7 @@ from distiller_zoo.factor import Factor, FactorTransfer, Paraphraser, Translator
 from distiller_zoo.fsp import FSP, FlowTransfer
 from distiller_zoo.hint import ConvReg, Hint, HintLoss
 from distiller_zoo.kd import KD, DistillKL
+from distiller_zoo.kde import KDE, EmbeddingDistance
 from distiller_zoo.kdmse import KDMSE, DistillMSE
 from distiller_zoo.kdsvd import KDSVD, SVDTransfer
 from distiller_zoo.nst import NST, NSTLoss
@@ -19,8 +20,10 @@ from distiller_zoo.semckd import CrossLayer, SemCKD
 from distiller_zoo.similarity import Similarity, SimilarityPreserving
 from distiller_zoo.simkd import ReusedClassifier, SimKD
 from distiller_zoo.srrl import SRRL, SoftmaxRegression
+from distiller_zoo.teacher_head import CRDTH, KDETH, KDTH, with_teacher_head
 from distiller_zoo.vid import VID, VIDLoss
 from errors import unknown
+from models.shared_head import TeacherHead
 
 methods = {
     "kd": KD,
@@ -43,20 +46,33 @@ methods = {
     "semckd": CrossLayer,
     "simkd": ReusedClassifier,
     "reviewkd": ReviewKD,
+    "kde": EmbeddingDistance,
+    "kdth": KDTH,
+    "kdeth": KDETH,
+    "crdth": CRDTH,
 }
+
+modifiers = {"th": with_teacher_head}  # METHOD+NAME: from a method's class, another one's
 
 
 def get_method(name):
-    """The Method class registered as `name`. Raises UsageError naming the closest ones."""
+    """The Method class registered as `name`, or of 'NAME+th'. Raises UsageError naming the closest ones."""
+    name, *modified = name.split("+")
     if name not in methods:
         raise unknown("method", name, methods)
-    return methods[name]
+    method = methods[name]
+    for modifier in modified:
+        if modifier not in modifiers:
+            raise unknown("modifier of a method", modifier, modifiers)
+        method = modifiers[modifier](method)
+    return method
 
 
-__all__ = ["CRD", "FSP", "KD", "KDMSE", "KDSVD", "NST", "PKT", "RKD", "SRRL", "VID", "ABLoss", "ABound", "Attention",
-           "AttentionTransfer", "ConvReg", "Correlation", "CorrelationCongruence", "CrossLayer", "DistillKL",
-           "DistillMSE", "Factor", "FactorTransfer", "Features", "FlowTransfer", "GradientAttention",
-           "GradientAttentionTransfer", "Hint", "HintLoss", "LinearEmbed", "Loss", "Method", "NSTLoss", "Option",
-           "Paraphraser", "Pretraining", "ProbabilisticTransfer", "RKDLoss", "ReusedClassifier", "ReviewKD",
-           "SVDTransfer", "SemCKD", "SimKD", "Similarity", "SimilarityPreserving", "SoftmaxRegression", "Translator",
-           "VIDLoss", "Weights", "get_method", "methods"]
+__all__ = ["CRD", "CRDTH", "FSP", "KD", "KDE", "KDETH", "KDMSE", "KDSVD", "KDTH", "NST", "PKT", "RKD", "SRRL", "VID",
+           "ABLoss", "ABound", "Attention", "AttentionTransfer", "ConvReg", "Correlation",
+           "CorrelationCongruence", "CrossLayer", "DistillKL", "DistillMSE", "EmbeddingDistance", "Factor",
+           "FactorTransfer", "Features", "FlowTransfer", "GradientAttention", "GradientAttentionTransfer",
+           "Hint", "HintLoss", "LinearEmbed", "Loss", "Method", "NSTLoss", "Option", "Paraphraser",
+           "Pretraining", "ProbabilisticTransfer", "RKDLoss", "ReusedClassifier", "ReviewKD", "SVDTransfer",
+           "SemCKD", "SimKD", "Similarity", "SimilarityPreserving", "SoftmaxRegression", "TeacherHead",
+           "Translator", "VIDLoss", "Weights", "get_method", "methods", "modifiers"]

@@ -25,12 +25,15 @@ class Features(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Published weights of cross-entropy (gamma), KL on the logits (alpha) and the method's own loss (beta)."""
+    """Published weights of cross-entropy (gamma), KL on the logits (alpha), the method's own loss (beta) and a shared
+    head's (delta), and the temperature of the KL."""
 
     gamma: float
     alpha: float
     beta: float
     source: str
+    delta: float = 0.0
+    kd_T: float = 4.0
 
 
 class Option(NamedTuple):
@@ -66,7 +69,9 @@ class Method(nn.Module):
     weights: ClassVar[Weights]
     options: ClassVar[tuple[Option, ...]] = ()
     short_d: ClassVar[str] = "alpha"  # what the flag -d means: SimKD's --div (alpha), or HeadSharingKD's "delta"
+    short_b: ClassVar[str] = "beta"  # what the flags -b and --beta mean: "delta" for kdth, as published
     has_loss: bool = True  # is there anything for beta to weigh in the main stage? (kd acts through alpha alone)
+    has_weighted_terms: bool = False  # does `weighted_terms` give any?
     pretrains_student: ClassVar[bool] = True  # does the first stage read the student at all?
     preact: ClassVar[bool] = False  # do s.maps and t.maps come from before the ReLU in the first stage?
     input_gradient: ClassVar[bool] = False  # does the loss differentiate both networks by batch.images?
@@ -82,6 +87,11 @@ class Method(nn.Module):
         s, t are Features of student and teacher (the teacher's carry no gradient), batch is a dataset.Batch. Not called
         for a method without `has_loss`.
         """
+        raise NotImplementedError
+
+    def weighted_terms(self, s, t, batch):
+        """Named losses (0-dim) beside beta's that bring their own weights; called if `has_weighted_terms`, after
+        `forward`, whatever beta is."""
         raise NotImplementedError
 
     def predict(self, s):
@@ -103,6 +113,17 @@ class Method(nn.Module):
     def deploy(self, student):
         """The module that is evaluated, saved as the result and exported: images (B, 3, H, W) -> logits (B, K)."""
         return student
+
+    @classmethod
+    def redeploy(cls, student, teacher, opt, state):
+        """What `deploy` gave at the end of a run, from its checkpoint alone.
+
+        teacher is of the recorded architecture but has random weights: `state`, the method's state_dict, holds all that
+        the deployed network takes from the real one.
+        """
+        method = cls(student, teacher, opt)
+        method.load_state_dict(state)
+        return method.deploy(student)
 
 
 class Loss(nn.Module):

@@ -5,8 +5,8 @@ import math
 from distiller_zoo.base import Option
 
 
-def number(kind, at_least=None, above=None, below=None):
-    """An argparse type: a finite int or float within its bounds, inclusive (`at_least`) or not (`above`, `below`)."""
+def number(kind, at_least=None, above=None, below=None, at_most=None):
+    """An argparse type: a finite int or float within its bounds, inclusive (`at_least`, `at_most`) or not."""
 
     def parse(text):
         try:
@@ -21,6 +21,8 @@ def number(kind, at_least=None, above=None, below=None):
             raise argparse.ArgumentTypeError(f"{text} is not above {above}")
         if below is not None and value >= below:
             raise argparse.ArgumentTypeError(f"{text} is not below {below}")
+        if at_most is not None and value > at_most:
+            raise argparse.ArgumentTypeError(f"{text} is above {at_most}")
         return value
 
     return parse
@@ -29,6 +31,9 @@ def number(kind, at_least=None, above=None, below=None):
 INIT_EPOCHS = Option(("--init_epochs",), {
     "type": number(int, at_least=0), "default": 30, "metavar": "N",
     "help": "hint in two stages, abound, factor, fsp: epochs of the first stage"})
+TH_ADAPTER = Option(("--th_adapter",), {
+    "choices": ["linear", "none"], "default": "linear",
+    "help": "where a classifier or embedding is shared between unequal widths: a trained linear layer, or an error"})
 FEAT_DIM = Option(("--feat_dim",), {
     "type": number(int, at_least=1), "default": 128, "metavar": "D",
     "help": "correlation, crd: width of the embeddings that are compared"})

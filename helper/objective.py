@@ -19,8 +19,8 @@ class Losses(NamedTuple):
 
 
 class Objective(nn.Module):
-    """loss = gamma * CE(z_s, y) + alpha * KL_T(z_s, z_t) + beta * method(s, t, batch); a weight of 0 skips its term,
-    and the teacher is run only for a term that reads it.
+    """loss = gamma * CE(z_s, y) + alpha * KL_T(z_s, z_t) + beta * method(s, t, batch) + the method's weighted terms;
+    a weight of 0 skips its term, and the teacher is run only for a term that reads it.
 
     Without a teacher and a method it is cross-entropy alone, by which teachers and stand-alone students train.
 
@@ -40,9 +40,10 @@ class Objective(nn.Module):
         self.student, self.teacher, self.method = student, teacher, method
         self.gamma, self.alpha = gamma, alpha
         self.beta = beta if method is not None and method.has_loss else 0
+        self.weighted_terms = method is not None and method.has_weighted_terms
         self.kl = DistillKL(kd_T)
         self.network = NetworkOnDevice(device)
-        if not (self.gamma or self.alpha or self.beta):
+        if not (self.gamma or self.alpha or self.beta or self.weighted_terms):
             raise UsageError("no loss has a weight: give --gamma or --alpha a value"
                              + (", or --beta" if method is not None and method.has_loss else ""))
         if teacher is not None:
@@ -61,7 +62,7 @@ class Objective(nn.Module):
         terms = {}
         if self.gamma:
             terms["ce"] = self.gamma * F.cross_entropy(s.logits.float(), batch.target)
-        if self.alpha or self.beta:
+        if self.alpha or self.beta or self.weighted_terms:
             with torch.set_grad_enabled(input_gradient):
                 t = self.features(self.teacher, batch.images)
             if self.alpha:
@@ -71,6 +72,9 @@ class Objective(nn.Module):
                     losses = self.method(s, t, batch)
                 named = losses if isinstance(losses, dict) else {"method": losses}
                 terms.update({name: self.beta * loss for name, loss in named.items()})
+            if self.weighted_terms:
+                with self.network.device.autocast():
+                    terms.update(self.method.weighted_terms(s, t, batch))
         logits = s.logits if self.method is None else self.method.predict(s)
         return Losses(sum(terms.values()), terms, logits)
 

@@ -1,7 +1,9 @@
 """The flags of the entry scripts, with RepDistiller's, HeadSharingKD's and SimKD's names."""
 from dataset import dataset_dict
 from distiller_zoo import get_method, methods
-from distiller_zoo.options import number
+from distiller_zoo.base import Weights
+from distiller_zoo.options import TH_ADAPTER, number
+from distiller_zoo.teacher_head import DELTA
 from errors import UsageError
 from helper.cli import Parser, epoch_list, file_name
 from models import check_name, model_dict
@@ -9,7 +11,7 @@ from models import check_name, model_dict
 # Options that change where a run is, how it is shown or how fast it goes, but not which run it is: everything else
 # is part of a run's name when it is not at its default, and must be the same when the run is resumed.
 INCIDENTAL = {"data_dir", "save_dir", "num_workers", "gpu_id", "print_freq", "save_freq", "overwrite",
-              "skip_validation", "path_t", "model_t", "name"}
+              "skip_validation", "path_t", "model_t", "path_th", "name"}
 
 PUBLISHED_EPOCHS, PUBLISHED_DECAYS = 240, [150, 180, 210]
 
@@ -19,10 +21,14 @@ def teacher_options(argv=None):
     parser = Parser(description="Train a network by cross-entropy: a teacher, or a student alone.")
     group = parser.add_argument_group("network")
     group.add_argument("--model", default="resnet110", help=f"architecture: {_names(model_dict)}, or torchvision/NAME")
+    group.add_argument("--path_th", metavar="FILE", help="SH-KD: a network, such as the student to be, whose "
+                       "classifier this one gets, frozen")
+    group.add_argument(*TH_ADAPTER.flags, **TH_ADAPTER.settings)
     _add_training(parser)
     _add_data(parser)
     _add_machine(parser)
     _add_run(parser, trial="0")
+    parser.set_defaults(th=None)  # the name of what --path_th shares
     return _finish(parser, argv)
 
 
@@ -35,16 +41,23 @@ def student_options(argv=None):
                        "its path says so")
     group.add_argument("--model_s", default="resnet8", help="the student's architecture: as train_teacher.py's --model")
     group.add_argument("--skip_validation", action="store_true", help="do not measure the teacher's accuracy first")
+    switch = {"type": int, "choices": [0, 1], "nargs": "?", "const": 1, "default": 0, "metavar": "0|1"}
+    group.add_argument("--copy_head", **switch, help="1: the student's only classifier is the teacher's, frozen")
+    group.add_argument("--do_init_s_from_th", **switch, help="1: the student's classifier starts as the teacher's")
 
     group = parser.add_argument_group("distillation", "loss = gamma * CE + alpha * KL + beta * method; weights not "
                                       "given are the method's published ones, listed below")
-    group.add_argument("--distill", default="kd", metavar="METHOD", help=f"method: {_names(methods)}")
+    group.add_argument("--distill", default="kd", metavar="METHOD", help=f"method: {_names(methods)}; METHOD+th adds "
+                       "the teacher's classifier on the student")
     weight = number(float, at_least=0)
     group.add_argument("-r", "--gamma", "-c", "--cls", dest="gamma", type=weight, help="weight of cross-entropy")
     group.add_argument("-a", "--alpha", "--div", dest="alpha", type=weight, help="weight of the KL on the logits")
     group.add_argument("-b", "--beta", dest="beta", type=weight, help="weight of the method's own loss")
-    group.add_argument("-d", dest="d", type=weight, help="the same as --alpha (SimKD's --div)")
-    group.add_argument("--kd_T", type=number(float, above=0), default=4.0, help="temperature of the KL on the logits")
+    group.add_argument("--delta", type=weight, help="weight of the teacher's head in METHOD+th")
+    group.add_argument("-d", dest="d", type=weight, help="the same as --delta with kdeth, crdth and METHOD+th, as "
+                       "--alpha with all others (SimKD's --div)")
+    group.add_argument("--kd_T", type=number(float, above=0), help="temperature of the KL on the logits; default: 4, "
+                       "or as listed")
     _add_method_options(group)
     _add_training(parser)
     _add_data(parser)
@@ -55,9 +68,9 @@ def student_options(argv=None):
         raise UsageError("--path_t is missing: name the teacher's checkpoint, or its run's directory")
     if opt.model_t is not None:
         check_name(opt.model_t)
-    for name in ("gamma", "alpha", "beta"):
-        if getattr(opt, name) is None:
-            setattr(opt, name, getattr(get_method(opt.distill).weights, name))
+    if opt.copy_head and opt.do_init_s_from_th:
+        raise UsageError("--copy_head freezes what --do_init_s_from_th lets train: give one of them")
+    _fill_in_weights(opt)
     return opt
 
 
@@ -137,7 +150,8 @@ def _add_run(parser, trial):
 def _finish(parser, argv):
     """Parse; note in opt.named what was set by hand and belongs in the run's name; fill in what follows from it."""
     opt = parser.parse_args(argv)
-    _resolve_d(opt, parser)
+    if hasattr(opt, "distill"):
+        _merge_synonyms(opt)
     shown = {action.dest for action in parser._actions} - INCIDENTAL
     opt.named = {key: value for key, value in vars(opt).items()
                  if key in shown and value is not None and value != parser.get_default(key)}
@@ -159,20 +173,42 @@ def _add_method_options(group):
         group.add_argument(*option.flags, **option.settings)
 
 
-def _resolve_d(opt, parser):
-    """-d is the weight that the method says it is: --alpha (SimKD's --div), or HeadSharingKD's --delta."""
-    if getattr(opt, "d", None) is not None:
-        weight = get_method(opt.distill).short_d
-        if getattr(opt, weight) != parser.get_default(weight):
-            raise UsageError(f"-d and --{weight} are the same weight for --distill {opt.distill}: give one")
-        setattr(opt, weight, opt.d)
-    vars(opt).pop("d", None)
+def _merge_synonyms(opt):
+    """-d and --beta are the weights that the method says they are: see Method.short_d and Method.short_b."""
+    method = get_method(opt.distill)
+    for given, weight in (("d", method.short_d), ("beta", method.short_b)):
+        value = getattr(opt, given)
+        if value is None or given == weight:
+            continue
+        if getattr(opt, weight) is not None:
+            raise UsageError(f"-{given[0]} and --{weight} are the same weight for --distill {opt.distill}: give one")
+        setattr(opt, weight, value)
+        setattr(opt, given, None)
+    vars(opt).pop("d")
+    if opt.delta is not None and not method.has_weighted_terms:
+        raise UsageError(f"--delta weighs the teacher's head, and --distill {opt.distill} has none: use "
+                         f"{opt.distill}+th")
+
+
+def _fill_in_weights(opt):
+    """Weights and temperature that were not given: the method's published ones."""
+    weights = get_method(opt.distill).weights
+    for name in ("gamma", "alpha", "beta", "delta", "kd_T"):
+        if getattr(opt, name) is None:
+            setattr(opt, name, getattr(weights, name))
+    if opt.kd_T == weights.kd_T:
+        opt.named.pop("kd_T", None)  # the same run, whether the default is spelled out or not
 
 
 def _weights_table():
-    rows = [f"  {name:12} -r {w.gamma:g} -a {w.alpha:g} -b {w.beta:g}   {w.source}"
-            for name, w in ((name, method.weights) for name, method in methods.items())]
-    return "weights by method:\n" + "\n".join(rows)
+    rows = []
+    for name, method in methods.items():
+        w = method.weights
+        more = f" --delta {w.delta:g}" if w.delta else ""
+        if w.kd_T != Weights._field_defaults["kd_T"]:
+            more += f" --kd_T {w.kd_T:g}"
+        rows.append(f"  {name:12} -r {w.gamma:g} -a {w.alpha:g} -b {w.beta:g}{more}   {w.source}")
+    return f"weights by method; METHOD+th: the method's, and --delta {DELTA}:\n" + "\n".join(rows)
 
 
 def _names(registry):

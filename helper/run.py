@@ -15,8 +15,13 @@ _LONGEST_NAME = 200  # file systems allow 255 bytes
 
 
 def teacher_name(opt, dataset):
-    """Directory name of a run of train_teacher.py: 'resnet20_cifar100_epochs-30_trial-0', or what --name says."""
-    return opt.name or _name([opt.model, dataset, *_settings(opt, {"model"})], opt.trial)
+    """Directory name of a run of train_teacher.py: 'resnet20_cifar100_epochs-30_trial-0', or what --name says.
+
+    A teacher with another network's classifier (SH-KD): 'resnet32x4_cifar100_th-resnet8x4-1a2b3c_trial-0', the digits
+    being of the classifier's weights.
+    """
+    shared = [f"th-{opt.th}"] if opt.th else []
+    return opt.name or _name([opt.model, dataset, *shared, *_settings(opt, {"model"})], opt.trial)
 
 
 def student_name(opt, dataset, teacher, teacher_hash):
@@ -27,7 +32,9 @@ def student_name(opt, dataset, teacher, teacher_hash):
     if opt.name:
         return opt.name
     weights = [f"r-{_text(opt.gamma)}", f"a-{_text(opt.alpha)}", f"b-{_text(opt.beta)}"]
-    skip = {"model_s", "distill", "gamma", "alpha", "beta", "d"}
+    if opt.delta:
+        weights.append(f"d-{_text(opt.delta)}")
+    skip = {"model_s", "distill", "gamma", "alpha", "beta", "delta"}
     return _name([f"S-{opt.model_s}", f"T-{teacher}-{teacher_hash[:6]}", dataset, opt.distill, *weights,
                   *_settings(opt, skip)], opt.trial)
 

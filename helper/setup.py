@@ -12,7 +12,8 @@ from errors import UsageError
 from helper.checkpoint import weights_hash
 from helper.device import choose_device, seed_everything
 from helper.loop import evaluate
-from models import create_model, default_learning_rate, feature_shapes, open_checkpoint
+from models import create_model, default_learning_rate, feature_shapes, get_classifier, open_checkpoint
+from models.shared_head import share_head
 
 EVAL_BATCH = 250  # images per forward pass of an evaluation, which keeps no activations
 SURPRISE = 0.5  # points between a teacher's recorded and measured accuracy that are worth a warning
@@ -49,10 +50,11 @@ def open_loader(data, images, opt, device, batch_size, train=False):
                        seed=opt.seed if train else 0, num_workers=opt.num_workers)
 
 
-def make_network(name, opt, device):
+def make_network(name, opt, device, head=None):
     """A new network on the device, channels-last. Seeds every generator first: equal seeds start from equal weights.
 
     A learning rate that was not given becomes the architecture's published one.
+    head: nn.Linear, another network's classifier that is to be this one's, frozen.
     """
     seed_everything(opt.seed, opt.deterministic)
     if opt.learning_rate is None:
@@ -62,16 +64,46 @@ def make_network(name, opt, device):
     if (opt.n_data % opt.batch_size or opt.batch_size) == 1 and (1, 1) in [shape[1:] for shape in shapes]:
         raise UsageError(f"--batch_size {opt.batch_size} leaves a last batch of one image, whose 1x1 maps in {name} "
                          f"BatchNorm cannot normalise: use {opt.batch_size + 1}")
+    if head is not None:
+        if head.out_features != opt.num_classes:
+            raise UsageError(f"the classifier to share is of {head.out_features} classes, not {opt.num_classes}: give "
+                             "a network that was trained on this data set")
+        share_head(model, head, opt.th_adapter)
     return model.to(device.device, memory_format=torch.channels_last)
+
+
+def make_student(teacher, opt, device):
+    """The network of --model_s, its classifier its own, or the teacher's (--copy_head), or starting as that
+    (--do_init_s_from_th)."""
+    head = get_classifier(teacher) if opt.copy_head or opt.do_init_s_from_th else None
+    student = make_network(opt.model_s, opt, device, head if opt.copy_head else None)
+    if opt.do_init_s_from_th:
+        own = get_classifier(student)
+        if own.weight.shape != head.weight.shape:
+            raise UsageError(f"--do_init_s_from_th: the teacher's classifier reads {head.in_features} features and "
+                             f"{opt.model_s}'s {own.in_features}: use networks of one width, or --copy_head, which "
+                             "puts a trained adapter between")
+        own.load_state_dict(head.state_dict())
+    return student
 
 
 def open_teacher(opt):
     """The checkpoint of --path_t. Raises UsageError for what cannot be a teacher, before any data is looked at."""
     checkpoint = open_checkpoint(opt.path_t)
     if _deploys(checkpoint):
-        raise UsageError(f"{checkpoint.path} predicts through its own teacher's classifier, and its student's is "
-                         "untrained: use another teacher")
+        _network(checkpoint, checkpoint.num_classes, opt.model_t)
     return checkpoint
+
+
+def open_head(opt):
+    """The classifier (nn.Linear) of --path_th, or None; opt.th names it. Raises UsageError, before any data is
+    looked at."""
+    if opt.path_th is None:
+        return None
+    checkpoint = open_checkpoint(opt.path_th)
+    head = get_classifier(_network(checkpoint))
+    opt.th = f"{checkpoint.name}-{weights_hash(head)[:6]}"
+    return head
 
 
 def make_teacher(checkpoint, opt, device, data, test_loader):
@@ -80,7 +112,7 @@ def make_teacher(checkpoint, opt, device, data, test_loader):
     Returns:
         The network, and {"arch", "path", "hash", "accuracy"} of it for the run's files.
     """
-    teacher = _frozen(checkpoint, data, opt.model_t, device)
+    teacher = _frozen(_network(checkpoint, data.num_classes, opt.model_t), device)
     feature_shapes(teacher, opt.image_size)  # refuses a network that cannot take such images
     accuracy = None
     if not opt.skip_validation:
@@ -111,39 +143,47 @@ def open_for_scoring(opt):
         data = dataclasses.replace(data, mean=tuple(recorded["mean"]), std=tuple(recorded["std"]))
     if opt.split == "val" and data.val is data.test:
         raise UsageError(f"{data.name} has no validation images: give --split test, or the --holdout of the training")
-    model = _deployed(checkpoint, _frozen(checkpoint, data, opt.model, device)).to(device.device)
-    teacher = _frozen(open_checkpoint(opt.path_t), data, opt.model_t, device) if opt.path_t else None
+    model = _frozen(_deployed(checkpoint, data.num_classes, opt.model), device)
+    teacher = None
+    if opt.path_t:
+        teacher = _frozen(_network(open_checkpoint(opt.path_t), data.num_classes, opt.model_t), device)
     loader = open_loader(data, getattr(data, opt.split), opt, device, opt.batch_size)
     return model, teacher, loader, device
 
 
-def _frozen(checkpoint, data, name, device):
-    model = checkpoint.build(data.num_classes, name)
+def _frozen(model, device):
     return model.to(device.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def _deployed(checkpoint, student):
-    """What the run evaluated: the student, or what its method's `deploy` makes of it, from the checkpoint alone.
+def _network(checkpoint, num_classes=None, name=None):
+    """The network that a run evaluated. Raises UsageError if that is more than a backbone and a classifier."""
+    model = _deployed(checkpoint, num_classes, name)
+    if not hasattr(model, "head"):
+        raise UsageError(f"{checkpoint.path} does not predict by one classifier on its embedding, as a teacher has to: "
+                         "use another network")
+    return model
 
-    The method is built for a teacher of the recorded architecture with random weights: its own state, loaded next,
-    holds all that the deployed network takes from the real one.
-    """
+
+def _deployed(checkpoint, num_classes=None, name=None):
+    """What a run evaluated: its network, or what its method's `deploy` made of it, from the checkpoint alone."""
+    student = checkpoint.build(num_classes, name)
     if not _deploys(checkpoint):
         return student
     options = SimpleNamespace(**checkpoint.raw["options"])
     teacher = create_model(checkpoint.raw["teacher"]["arch"], options.num_classes)
-    method = get_method(options.distill)(student.cpu(), teacher, options)
-    method.load_state_dict(checkpoint.raw["method"])
-    return method.deploy(student)
+    return get_method(options.distill).redeploy(student, teacher, options, checkpoint.raw["method"])
 
 
 def _deploys(checkpoint):
     """Is what this run evaluates something else than its student?"""
+    if "deploys" in checkpoint.raw:
+        return checkpoint.raw["deploys"]
     distill = (checkpoint.raw.get("options") or {}).get("distill") if "teacher" in checkpoint.raw else None
     return distill is not None and get_method(distill).deploy is not Method.deploy
 
 
-def network_facts(name, deployed, opt, device):
-    """What a run's files say of its network; `parameters` counts what is deployed."""
-    return {"arch": name, "num_classes": opt.num_classes, "imagenet": False,
+def network_facts(name, network, deployed, opt, device):
+    """What a run's files say of its network, and of what is deployed in its place, if anything is: `deploys`;
+    `parameters` counts what is deployed."""
+    return {"arch": name, "num_classes": opt.num_classes, "imagenet": False, "deploys": deployed is not network,
             "parameters": sum(p.numel() for p in deployed.parameters()), "hardware": device.describe()}

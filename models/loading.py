@@ -7,10 +7,12 @@ from numbers import Real
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import models
 from errors import UsageError
 from models.checkpoint import find_checkpoint, read_checkpoint
+from models.shared_head import TeacherHead, set_classifier
 
 STATE_KEYS = ("model", "state_dict", "net")
 OPTION_KEYS = ("options", "opt")
@@ -44,7 +46,7 @@ class ModelCheckpoint:
         name = name or self.name
         if name is None:
             raise UsageError(f"{self.path} does not tell which network it holds: name it (--model_t for a teacher, "
-                             "--model in evaluate.py)")
+                             "--model in evaluate.py; otherwise its file or directory after it, such as resnet8x4.pth)")
         if imagenet is None:
             imagenet = self.imagenet or has_imagenet_layout(self.state, name)
         found = count_classes(self.state, name, imagenet) or self.num_classes or num_classes or 1
@@ -52,6 +54,9 @@ class ModelCheckpoint:
             raise UsageError(f"{self.path} is a {name} for {found} classes, not {num_classes}: "
                              f"give one that was trained on this data set")
         model = models.create_model(name, found, imagenet)
+        adapted = f"{model.head}.adapter.weight" in self.state  # another network's classifier, of another width
+        if adapted:
+            _open_adapter(model, self.state)
         expected = model.state_dict()
         state = {key: tensor for key, tensor in expected.items() if key.endswith(COUNTER)} | self.state
         difference = _first_difference(expected, state)
@@ -59,6 +64,8 @@ class ModelCheckpoint:
             raise UsageError(f"{self.path} does not fit {name} ({difference}): "
                              "name the network that it holds (--model_t for a teacher, --model in evaluate.py)")
         model.load_state_dict(state)
+        if adapted:
+            set_classifier(model, models.get_classifier(model).folded())
         return model
 
 
@@ -94,6 +101,13 @@ def count_classes(state, name, imagenet=False):
     """Rows of the classifier in a state_dict of network `name`, or None if it has no such classifier."""
     key = _classifier_key(name, imagenet)
     return len(state[key]) if key in state else None
+
+
+def _open_adapter(model, state):
+    """Gives the model the classifier behind an adapter that a state_dict with adapter.weight belongs to."""
+    own = models.get_classifier(model)
+    classes, width = state[model.head + ".weight"].shape
+    set_classifier(model, TeacherHead(nn.Linear(width, classes), own.in_features))
 
 
 def has_imagenet_layout(state, name):

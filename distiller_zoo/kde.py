@@ -1,0 +1,42 @@
+"""It's All in the Head. Ben-Baruch et al. 2022, arXiv 2201.06945: direct matching of embeddings, their baseline.
+
+L = sum_b || e_s / ||e_s|| - e_t / ||e_t|| ||^2
+"""
+from torch import nn
+
+from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.options import TH_ADAPTER
+from distiller_zoo.unit import unit
+from models.shared_head import check_widths
+
+
+class KDE(Loss):
+    """Squared distance of the two embeddings at unit length, summed over the batch.
+
+    The sum is published, and kept so that published betas keep their meaning: it grows with the batch, so divide beta
+    by what you multiply --batch_size with.
+
+    Shapes: e_s, e_t (B, D) -> () loss.
+    """
+
+    def forward(self, e_s, e_t):
+        return (unit(e_s, dim=1) - unit(e_t.detach(), dim=1)).square().sum()
+
+
+class EmbeddingDistance(Method):
+    """The student's embedding, or a trained linear map of it where the widths differ, turned to the teacher's."""
+
+    # At batch 64 the sum is some 60 to 100 for networks that know nothing of one another: with 0.02 it has the size of
+    # cross-entropy.
+    weights = Weights(1.0, 1.0, 0.02, "ours: none is published")
+    options = (TH_ADAPTER,)
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        (s_dim,), (t_dim,) = self.s_shapes[-1], self.t_shapes[-1]
+        check_widths(s_dim, t_dim, opt.th_adapter)
+        self.adapter = nn.Identity() if s_dim == t_dim else nn.Linear(s_dim, t_dim)
+        self.loss = KDE()
+
+    def forward(self, s, t, batch):
+        return self.loss(self.adapter(s.embedding), t.embedding)
