@@ -14,6 +14,7 @@ from distiller_zoo.kdmse import KDMSE, DistillMSE
 from distiller_zoo.kdsvd import KDSVD, SVDTransfer
 from distiller_zoo.nst import NST, NSTLoss
 from distiller_zoo.pkt import PKT, ProbabilisticTransfer
+from distiller_zoo.projector import LogSum, Projector
 from distiller_zoo.reviewkd import ReviewKD
 from distiller_zoo.rkd import RKD, RKDLoss
 from distiller_zoo.semckd import CrossLayer, SemCKD
@@ -46,6 +47,7 @@ methods = {
     "semckd": CrossLayer,
     "simkd": ReusedClassifier,
     "reviewkd": ReviewKD,
+    "projector": Projector,
     "kde": EmbeddingDistance,
     "kdth": KDTH,
     "kdeth": KDETH,
@@ -72,7 +74,7 @@ __all__ = ["CRD", "CRDTH", "FSP", "KD", "KDE", "KDETH", "KDMSE", "KDSVD", "KDTH"
            "ABLoss", "ABound", "Attention", "AttentionTransfer", "ConvReg", "Correlation",
            "CorrelationCongruence", "CrossLayer", "DistillKL", "DistillMSE", "EmbeddingDistance", "Factor",
            "FactorTransfer", "Features", "FlowTransfer", "GradientAttention", "GradientAttentionTransfer",
-           "Hint", "HintLoss", "LinearEmbed", "Loss", "Method", "NSTLoss", "Option", "Paraphraser",
-           "Pretraining", "ProbabilisticTransfer", "RKDLoss", "ReusedClassifier", "ReviewKD", "SVDTransfer",
-           "SemCKD", "SimKD", "Similarity", "SimilarityPreserving", "SoftmaxRegression", "TeacherHead",
-           "Translator", "VIDLoss", "Weights", "get_method", "methods", "modifiers"]
+           "Hint", "HintLoss", "LinearEmbed", "LogSum", "Loss", "Method", "NSTLoss", "Option", "Paraphraser",
+           "Pretraining", "ProbabilisticTransfer", "Projector", "RKDLoss", "ReusedClassifier", "ReviewKD",
+           "SVDTransfer", "SemCKD", "SimKD", "Similarity", "SimilarityPreserving", "SoftmaxRegression",
+           "TeacherHead", "Translator", "VIDLoss", "Weights", "get_method", "methods", "modifiers"]

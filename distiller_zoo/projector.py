@@ -1,0 +1,106 @@
+"""Understanding the Role of the Projector in Knowledge Distillation. Miles, Mikolajczyk. AAAI 2024, arXiv 2303.11098.
+
+u = BN(W e_s + b),   v = BN(e_t)
+diff: L = ln sum_{b,i} |u_bi - v_bi|^4          (the paper, and its ResNet34 -> ResNet18)
+corr: L = ln sum_i |c_i - 1|^4,   c_i = 1/B sum_b u_bi v_bi          (its RegNetY -> DeiT)
+"""
+from torch import nn
+
+from distiller_zoo.base import Loss, Method, Option, Weights
+from distiller_zoo.norm import BatchNorm2d
+from distiller_zoo.unit import unit
+from errors import UsageError
+
+# What keeps the logarithm finite at a perfect match. That of corr is published (its loss is then -11.5); diff has none,
+# and 1e-8 is far below any sum that training reaches.
+LOG_EPS = {"diff": 1e-8, "corr": 1e-5}
+NORM_EPS = {"diff": 1e-4, "corr": 1e-5}  # diff's is published; corr's was 0, which PyTorch refuses by now
+
+
+class LogSum(Loss):
+    """Logarithm of the summed differences to the power of `alpha`: entry by entry, or of each channel's correlation
+    from 1.
+
+    Negative when the two match well. The sum is not divided by B: that would only add a constant.
+
+    Args:
+        mode: diff or corr.
+        alpha: exponent, 4 as published.
+
+    Shapes: u, v (B, D), projected and normalised -> () loss.
+    """
+
+    def __init__(self, mode="diff", alpha=4.0):
+        super().__init__()
+        self.mode, self.alpha, self.eps = mode, alpha, LOG_EPS[mode]
+
+    def forward(self, u, v):
+        v = v.detach()
+        gap = u - v if self.mode == "diff" else (u * v).mean(0) - 1  # (B, D) or (D,)
+        return (gap.abs().pow(self.alpha).sum() + self.eps).log()
+
+
+class ProjectedLogSum(Loss):
+    """LogSum of the projected student's and the teacher's embeddings, each normalised.
+
+    Args:
+        s_dim, t_dim: widths of the embeddings; equal for projector none.
+        mode: diff or corr.
+        projector: linear, mlp (linear, BatchNorm, ReLU, linear; of the teacher's width inside) or none.
+        norm: bn (without trained scale and shift), l2 (unit length) or none.
+
+    Shapes: e_s (B, s_dim), e_t (B, t_dim) -> () loss.
+    """
+
+    def __init__(self, s_dim, t_dim, mode="diff", projector="linear", norm="bn"):
+        super().__init__()
+        self.projector = {"linear": lambda: nn.Linear(s_dim, t_dim), "none": nn.Identity,
+                          "mlp": lambda: nn.Sequential(nn.Linear(s_dim, t_dim), _BatchNorm(t_dim), nn.ReLU(),
+                                                       nn.Linear(t_dim, t_dim))}[projector]()
+        make = {"bn": lambda: _BatchNorm(t_dim, eps=NORM_EPS[mode], affine=False), "l2": _Unit, "none": nn.Identity}
+        self.norm_s, self.norm_t = make[norm](), make[norm]()
+        self.logsum = LogSum(mode)
+
+    def forward(self, e_s, e_t):
+        return self.logsum(self.norm_s(self.projector(e_s)), self.norm_t(e_t.detach()))
+
+
+class _BatchNorm(BatchNorm2d):
+    """BatchNorm of (B, D), for one sample too."""
+
+    def forward(self, e):
+        return super().forward(e[:, :, None, None]).flatten(1)
+
+
+class _Unit(nn.Module):
+    def forward(self, e):
+        return unit(e, dim=1)
+
+
+class Projector(Method):
+    """The student's embedding, projected, made to agree with the teacher's entry by entry or channel by channel.
+
+    The published DeiT compares the mean of patch tokens with the pooled last map; here both are what the classifier
+    reads. The projector is dropped after training.
+    """
+
+    weights = Weights(1.0, 1.0, 2.0, "the authors' ResNet34 -> ResNet18 (diff); their DeiT (corr): 1, 1, 1", kd_T=1.0)
+    options = (
+        Option(("--projector_loss",), {"choices": ["diff", "corr"], "default": "diff",
+                                       "help": "projector: the paper's difference, or its DeiT's correlation"}),
+        Option(("--projector",), {"choices": ["none", "linear", "mlp"], "default": "linear",
+                                  "help": "projector: what is between the student's embedding and the teacher's"}),
+        Option(("--projector_norm",), {"choices": ["bn", "l2", "none"], "default": "bn",
+                                       "help": "projector: how both are normalised before they are compared"}),
+    )
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        (s_dim,), (t_dim,) = self.s_shapes[-1], self.t_shapes[-1]
+        if opt.projector == "none" and s_dim != t_dim:
+            raise UsageError(f"projector: embeddings of {s_dim} (student) and {t_dim} (teacher) features cannot be "
+                             "compared with --projector none: use linear or mlp")
+        self.loss = ProjectedLogSum(s_dim, t_dim, opt.projector_loss, opt.projector, opt.projector_norm)
+
+    def forward(self, s, t, batch):
+        return self.loss(s.embedding, t.embedding)
