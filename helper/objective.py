@@ -75,7 +75,10 @@ class Objective(nn.Module):
             if self.weighted_terms:
                 with self.network.device.autocast():
                     terms.update(self.method.weighted_terms(s, t, batch))
-        logits = s.logits if self.method is None else self.method.predict(s)
+        logits = s.logits
+        if self.method is not None:
+            with self.network.device.autocast():
+                logits = self.method.predict(s)
         return Losses(sum(terms.values()), terms, logits)
 
     def features(self, network, images, **settings):

@@ -95,6 +95,30 @@ def evaluate_options(argv=None):
     return opt
 
 
+def compare_options(argv=None):
+    """Options of compare_heads.py. Raises UsageError."""
+    parser = Parser(description="Two classifiers side by side: their rows, biases, class similarities and predictions.")
+    group = parser.add_argument_group("networks")
+    group.add_argument("path_a", metavar="A", help="a checkpoint, or the directory of its run")
+    group.add_argument("path_b", metavar="B", help="the one to compare it with")
+    group.add_argument("--model_a", metavar="NAME", help="A's architecture, when neither it nor its path says so")
+    group.add_argument("--model_b", metavar="NAME", help="B's architecture, likewise")
+    group.add_argument("--json", metavar="FILE", help="write the numbers there too")
+    group.add_argument("--plot", metavar="FILE", help="write the picture there, as .png, .pdf or .svg; default: "
+                       "heads_A_B.png in --save_dir, after the names of the runs or files")
+    group = _add_data(parser)
+    group.description = "default: the data set that A, or else B, was trained on; --dataset none: no predictions"
+    parser.set_defaults(dataset=None, data_dir=None, image_size=None, holdout=None)  # the checkpoint's own
+    group.add_argument("--save_dir", default="save", help="where the picture goes and decoded folders are cached")
+    group.add_argument("--split", choices=["test", "val", "train"], default="test", help="images to classify")
+    group.add_argument("--batch_size", type=number(int, at_least=1), default=250, help="images per forward pass")
+    _add_machine(parser)
+    opt = parser.parse_args(argv)
+    for name in filter(None, (opt.model_a, opt.model_b)):
+        check_name(name)
+    return opt
+
+
 def _add_training(parser):
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=number(int, at_least=1), default=PUBLISHED_EPOCHS, help="passes over the data")

@@ -127,12 +127,18 @@ def _setting(run):
 def _label(run):
     options = run["options"]
     if "distill" not in options:
-        return options["model"]
-    return f"{options['distill']}: {options['teacher']['arch']} -> {options['model_s']}"
+        return options["model"] + _head(options)
+    teacher = options["teacher"]
+    return f"{options['distill']}: {teacher['arch']}{_head(teacher)} -> {options['model_s']}"
+
+
+def _head(options):
+    """Whose classifier a network was trained with (SH-KD)."""
+    return f" with the head of {options['th'].rpartition('-')[0]}" if options.get("th") else ""
 
 
 def _difference(setting, other):
-    changed = sorted(set(setting) - set(other))
+    changed = sorted((key, value.strip("\"")) for key, value in set(setting) - set(other))
     return "(" + ", ".join(f"{key} {value}" for key, value in changed) + ")"
 
 

@@ -2,6 +2,7 @@
 import dataclasses
 import os
 import sys
+from argparse import Namespace
 from types import SimpleNamespace
 
 import torch
@@ -110,7 +111,8 @@ def make_teacher(checkpoint, opt, device, data, test_loader):
     """The network of a checkpoint, frozen, its accuracy measured and compared with what the checkpoint says.
 
     Returns:
-        The network, and {"arch", "path", "hash", "accuracy"} of it for the run's files.
+        The network, and {"arch", "path", "hash", "accuracy", "th" (whose classifier it was trained with, if another's)}
+        of it for the run's files.
     """
     teacher = _frozen(_network(checkpoint, data.num_classes, opt.model_t), device)
     feature_shapes(teacher, opt.image_size)  # refuses a network that cannot take such images
@@ -124,7 +126,7 @@ def make_teacher(checkpoint, opt, device, data, test_loader):
                   "normalisation?", file=sys.stderr)
     opt.teacher_hash = weights_hash(teacher)
     return teacher, {"arch": teacher.name, "path": str(checkpoint.path), "hash": opt.teacher_hash,
-                     "accuracy": accuracy}
+                     "accuracy": accuracy, "th": (checkpoint.raw.get("options") or {}).get("th")}
 
 
 def open_for_scoring(opt):
@@ -134,7 +136,78 @@ def open_for_scoring(opt):
     """
     device = choose_device(opt.gpu_id, opt.precision)
     checkpoint = open_checkpoint(opt.path)
-    recorded = checkpoint.raw.get("options") or {}
+    data = _open_recorded_data(opt, _recorded_options(checkpoint))
+    model = _frozen(_deployed(checkpoint, data.num_classes, opt.model), device)
+    teacher = None
+    if opt.path_t:
+        teacher = _frozen(_network(open_checkpoint(opt.path_t), data.num_classes, opt.model_t), device)
+    loader = open_loader(data, getattr(data, opt.split), opt, device, opt.batch_size)
+    return model, teacher, loader, device
+
+
+def open_for_comparison(opt):
+    """What compare_heads.py compares: the networks of two checkpoints, and the images that both are to classify.
+
+    The data set is the one that A was trained on, or else B, unless the options name another. With --dataset none, and
+    where nothing names one, there is none.
+
+    Returns:
+        The two networks; dataset.Data and a loader of its --split, or None for both; helper.device.Device.
+
+    Raises:
+        UsageError: a network is more than a backbone and one linear classifier, or its weights are not finite; the
+            networks, or they and the data set, differ in the number of classes.
+    """
+    device = choose_device(opt.gpu_id, opt.precision)
+    a, b = (open_checkpoint(path) for path in (opt.path_a, opt.path_b))
+    models = [_frozen(_compared(a, opt.model_a, "--model_a"), device),
+              _frozen(_compared(b, opt.model_b, "--model_b"), device)]
+    classes, others = (get_classifier(model).out_features for model in models)
+    if classes != others:
+        raise UsageError(f"{a.path} knows {classes} classes and {b.path} {others}: give two networks of one data set")
+    data = _data_of_comparison(opt, [_recorded_options(checkpoint) for checkpoint in (a, b)])
+    if data is None:
+        return *models, None, None, device
+    if data.num_classes != classes:
+        raise UsageError(f"{a.path} knows {classes} classes and {data.name} has {data.num_classes}: give the --dataset "
+                         "of its training, or none")
+    for model in models:
+        feature_shapes(model, data.image_size)  # refuses a network that cannot take such images
+    return *models, data, open_loader(data, getattr(data, opt.split), opt, device, opt.batch_size), device
+
+
+def _data_of_comparison(opt, recorded):
+    """The data set for open_for_comparison, or None. recorded: the options of both runs, {} for foreign files."""
+    known = [options for options in recorded if "dataset" in options]
+    if len({(options["dataset"], str(options.get("mean"))) for options in known}) == 2:
+        print("warning: A and B were trained on different data: their rows may be of different classes, and both see "
+              "images normalised as for A", file=sys.stderr)
+    if opt.dataset is None and not known:
+        print("note: neither checkpoint tells its data set, so predictions are not compared: name one with --dataset",
+              file=sys.stderr)
+        return None
+    return None if opt.dataset == "none" else _open_recorded_data(opt, known[0] if known else {})
+
+
+def _compared(checkpoint, name, flag):
+    """The network of a checkpoint, which has to have one linear classifier with finite weights."""
+    if name is None and checkpoint.name is None:
+        raise UsageError(f"{checkpoint.path} does not tell which network it holds: name it with {flag}")
+    model = _network(checkpoint, name=name)
+    if not all(parameter.isfinite().all() for parameter in get_classifier(model).parameters()):
+        raise UsageError(f"{checkpoint.path} has a classifier whose weights are not finite: train it again")
+    return model
+
+
+def _recorded_options(checkpoint):
+    """The options in a checkpoint as a dict, {} where there are none; published files hold argparse's Namespace."""
+    options = checkpoint.raw.get("options") or {}
+    return vars(options) if isinstance(options, Namespace) else options
+
+
+def _open_recorded_data(opt, recorded):
+    """The data set that the options ask for, what they leave open being as `recorded` in a run's options; with images
+    in --split."""
     for key, default in (("dataset", "cifar100"), ("data_dir", "data"), ("image_size", None), ("holdout", 0)):
         if getattr(opt, key) is None:
             setattr(opt, key, recorded.get(key, default))
@@ -143,12 +216,7 @@ def open_for_scoring(opt):
         data = dataclasses.replace(data, mean=tuple(recorded["mean"]), std=tuple(recorded["std"]))
     if opt.split == "val" and data.val is data.test:
         raise UsageError(f"{data.name} has no validation images: give --split test, or the --holdout of the training")
-    model = _frozen(_deployed(checkpoint, data.num_classes, opt.model), device)
-    teacher = None
-    if opt.path_t:
-        teacher = _frozen(_network(open_checkpoint(opt.path_t), data.num_classes, opt.model_t), device)
-    loader = open_loader(data, getattr(data, opt.split), opt, device, opt.batch_size)
-    return model, teacher, loader, device
+    return data
 
 
 def _frozen(model, device):

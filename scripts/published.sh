@@ -9,7 +9,12 @@ read -ra more <<< "${FLAGS:-}"
 failed=()
 
 # published SOURCE: the rows of the table without comments and heading, as 'teacher student method flags'.
-published() { grep -v '^#' scripts/published.tsv | awk -F'\t' -v s="$1" '$1 == s {print $2 "\t" $3 "\t" $4 "\t" $5}'; }
+# MODEL_T and MODEL_S from the environment take the place of a one-pair source's own.
+published() {
+    grep -v '^#' scripts/published.tsv | awk -F'\t' -v s="$1" '$1 == s {print $2 "\t" $3 "\t" $4 "\t" $5}' |
+        if [[ "$1" == head* ]]; then sed "s/resnet32x4/@/g; s/resnet8x4/${MODEL_S:-resnet8x4}/g; s/@/${MODEL_T:-resnet32x4}/g"
+        else cat; fi
+}
 
 # wanted WORD LIST: is WORD in the space-separated LIST, or the list empty?
 wanted() { [ -z "$2" ] || [[ " $2 " == *" $1 "* ]]; }
@@ -30,14 +35,20 @@ run() {
 }
 
 # vanilla MODEL TRIAL: train a network by cross-entropy; its directory is in $vanilla_directory.
+# MODEL:OTHER has the classifier of trial 0 of OTHER, frozen (SH-KD).
 vanilla() {
-    vanilla_directory="$SAVE_DIR/teachers/$1_${DATASET}_epochs-${EPOCHS}_trial-$2"
-    run "$vanilla_directory" train_teacher.py --model "$1" --trial "$2"
+    local model=${1%:*} head=()
+    if [[ "$1" == *:* ]]; then
+        vanilla "${1#*:}" 0
+        head=(--path_th "$vanilla_directory")
+    fi
+    vanilla_directory="$SAVE_DIR/teachers/${1/:/_head-}_${DATASET}_epochs-${EPOCHS}_trial-$2"
+    run "$vanilla_directory" train_teacher.py --model "$model" "${head[@]}" --trial "$2"
 }
 
 # distill TEACHER STUDENT METHOD 'FLAGS' TRIAL: distil from trial 0 of the teacher, training that first if need be.
 distill() {
-    local name="S-$2_T-$1_${DATASET}_$3_${4//[ -]/}_epochs-${EPOCHS}_trial-$5" flags
+    local name="S-$2_T-${1/:/_head-}_${DATASET}_$3_${4//[ -]/}_epochs-${EPOCHS}_trial-$5" flags
     read -ra flags <<< "$4"
     vanilla "$1" 0
     run "$SAVE_DIR/students/$name" train_student.py --path_t "$vanilla_directory" --model_s "$2" --distill "$3" \
@@ -53,7 +64,6 @@ distill_all() {
             else distill "$teacher" "$student" "$method" "$flags" "$trial"; fi
         done
     done 3< <(published "$1")
-    conclude
 }
 
 # conclude: the table over all runs, pictures of them beside it, and what failed.
