@@ -61,8 +61,8 @@ def both(opt, device):
     student, teacher = (create_model(name, 100).to(device.device, memory_format=torch.channels_last)
                         for name in (opt.model_s, opt.model_t))
     facts = SimpleNamespace(image_size=32, num_classes=100, n_data=n, targets=images.targets, learning_rate=0.01,
-                            momentum=0.9, weight_decay=5e-4, lr_decay_epochs=[1000], lr_decay_rate=0.1, overwrite=False,
-                            save_freq=0)
+                            momentum=0.9, weight_decay=5e-4, lr_decay_epochs=[1000], lr_decay_rate=0.1, nesterov=0,
+                            overwrite=False, save_freq=0)
     cls = methods[opt.distill]
     method = cls(student, teacher, facts).to(device.device)
     objective = Objective(student, device, teacher, method, *cls.weights[:3])

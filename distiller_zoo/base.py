@@ -68,8 +68,9 @@ class Method(nn.Module):
 
     weights: ClassVar[Weights]
     options: ClassVar[tuple[Option, ...]] = ()
-    short_d: ClassVar[str] = "alpha"  # what the flag -d means: SimKD's --div (alpha), or HeadSharingKD's "delta"
-    short_b: ClassVar[str] = "beta"  # what the flags -b and --beta mean: "delta" for kdth, as published
+    # What a flag stands for: -d is SimKD's --div (alpha) or HeadSharingKD's delta; kdth's --beta is the weight of the
+    # teacher's head, dih's --alpha that of its own KL terms.
+    synonyms: ClassVar[dict[str, str]] = {"d": "alpha"}
     has_loss: bool = True  # is there anything for beta to weigh in the main stage? (kd acts through alpha alone)
     has_weighted_terms: bool = False  # does `weighted_terms` give any?
     pretrains_student: ClassVar[bool] = True  # does the first stage read the student at all?

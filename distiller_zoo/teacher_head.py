@@ -5,6 +5,7 @@ L = L_METHOD + delta * KL_T(W_t e_s + b_t, z_t),   W_t, b_t: the teacher's class
 """
 from copy import copy
 from functools import cache
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ class SharedHead(Method):
     """
 
     base: type[Method]
-    short_d = "delta"
+    synonyms: ClassVar = {"d": "delta"}
     has_weighted_terms = True
     options = (
         Option(("--kdth_t",), {"type": number(float, above=0), "default": 4.0, "metavar": "T",
@@ -55,6 +56,7 @@ class SharedHead(Method):
         self.head = TeacherHead(classifier, s_dim)
         self.share = _share(opt)
         self.delta = opt.delta
+        self.has_weighted_terms = self.delta > 0
         if self.share and self.method.deploy(student) is not student:
             raise UsageError(f"{opt.distill} predicts in its own way at test time: leave out --th_inference and "
                              "--validation_th_weight")
@@ -67,7 +69,7 @@ class SharedHead(Method):
         return self.method(s, t, batch)
 
     def weighted_terms(self, s, t, batch):
-        return {"th": self.delta * self.kl(self.head(s.embedding), t.logits)} if self.delta else {}
+        return {"th": self.delta * self.kl(self.head(s.embedding), t.logits.detach())}
 
     def predict(self, s):
         if not self.share:
@@ -133,11 +135,11 @@ class Mixture(nn.Module):
 
     def __init__(self, student, head, share):
         super().__init__()
-        self.student, self.head, self.share = student, head, share
+        self.student, self.t_head, self.share = student, head, share  # not `head`, which is a backbone's one classifier
 
     def forward(self, images):
         feats, z_s = self.student(images, is_feat=True)
-        return mixture(z_s, self.head(feats[-1]), self.share)
+        return mixture(z_s, self.t_head(feats[-1]), self.share)
 
 
 def mixture(z_s, z_th, share):
@@ -163,7 +165,7 @@ class KDTH(with_teacher_head(KD)):
     """kd+th, whose published weight of the teacher's head is --beta."""
 
     weights = Weights(1.0, 1.5, 0.0, "HeadSharingKD, README; there beta is the weight of the teacher's head", DELTA)
-    short_d, short_b = "alpha", "delta"
+    synonyms: ClassVar = {"d": "alpha", "beta": "delta"}
 
 
 class KDETH(with_teacher_head(EmbeddingDistance)):

@@ -13,8 +13,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Help, **settings)
 
     def parse_args(self, args=None, namespace=None):
-        args = [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
-        opt, rest = self.parse_known_args(args, namespace)
+        opt, rest = self.parse_known_args(underscored(args), namespace)
         if rest:
             flag = rest[0].split("=")[0]
             if not flag.startswith("-"):
@@ -24,6 +23,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         raise UsageError(message)
+
+
+def underscored(args):
+    """The arguments (None: the process's own), flags spelled with underscores."""
+    return [_underscored(arg) for arg in (sys.argv[1:] if args is None else args)]
 
 
 def _underscored(arg):

@@ -17,7 +17,7 @@ from helper.objective import FirstStage
 def make_optimizer(objective, opt):
     """SGD over all that is trained, and the learning rate that falls after the epochs of `--lr_decay_epochs`."""
     optimizer = torch.optim.SGD(objective.trained_parameters(), lr=opt.learning_rate, momentum=opt.momentum,
-                                weight_decay=opt.weight_decay)
+                                weight_decay=opt.weight_decay, nesterov=bool(opt.nesterov))
     return optimizer, MultiStepLR(optimizer, opt.lr_decay_epochs, gamma=opt.lr_decay_rate)
 
 
@@ -67,7 +67,7 @@ def pretrain(objective, loader, device, run, opt):
         return
     if not run.last.exists():  # else the main stage has begun, and holds all that came of this one
         optimizer = torch.optim.SGD(objective.trained_parameters(), lr=stage.learning_rate, momentum=opt.momentum,
-                                    weight_decay=opt.weight_decay)
+                                    weight_decay=opt.weight_decay, nesterov=bool(opt.nesterov))
         training, meters = _training(objective, optimizer, MultiStepLR(optimizer, []), loader, device)
         if run.first_stage.exists():
             load_training(run.first_stage, training)

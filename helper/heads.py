@@ -158,7 +158,8 @@ def draw(model_a, model_b, opt, classes=None):
     limit = max(_largest(_pairs(a)), _largest(_pairs(b)))
     for key, weight in (("a", a), ("b", b)):
         name = key.upper()
-        _heat_map(axes[key], cosines(weight, weight), limit, names, f"class similarity in {name}", name, name)
+        similarity = cosines(weight, weight).fill_diagonal_(torch.nan)  # 1 everywhere, off a scale made for the rest
+        _heat_map(axes[key], similarity, limit, names, f"class similarity in {name} (diagonal: 1)", name, name)
     if equal:
         cross = cosines(a, b)
         _heat_map(axes["c"], cross, _largest(cross), names, "cosines between rows of A and rows of B", "A", "B")
@@ -200,10 +201,9 @@ def _largest(values):
 
 
 def _heat_map(axes, values, limit, names, title, row_title, column_title):
-    """One matrix of cosines (K, K), white at 0, full colours at -limit and limit and beyond."""
-    beyond = values.abs().max().item() > limit
-    image = axes.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    axes.set(title=title, xlabel=f"class in {column_title}", ylabel=f"class in {row_title}")
+    """One matrix of cosines (K, K), white at 0, full colours at -limit and limit, grey where it is NaN."""
+    image = axes.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.set(title=title, xlabel=f"class in {column_title}", ylabel=f"class in {row_title}", facecolor="0.6")
     if names:
         shown = [_shown(name, 16) for name in names]
         long = max(map(len, shown)) > 2
@@ -211,7 +211,7 @@ def _heat_map(axes, values, limit, names, title, row_title, column_title):
         axes.set_yticks(range(len(shown)), shown, fontsize=8 if long else 10)
     else:
         axes.locator_params(integer=True)
-    axes.figure.colorbar(image, ax=axes, shrink=0.8, extend="max" if beyond else "neither", label="cosine")
+    axes.figure.colorbar(image, ax=axes, shrink=0.8, label="cosine")
 
 
 def _histogram(axes, groups, title, counted):
@@ -256,7 +256,7 @@ def _check_file(flag, path, suffixes):
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be written: {error.strerror}") from error
     if not existed:
-        path.unlink()
+        path.resolve().unlink()  # of a dangling link, the file that it names
 
 
 def _check_folder(folder):

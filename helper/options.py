@@ -5,7 +5,8 @@ from distiller_zoo.base import Weights
 from distiller_zoo.options import TH_ADAPTER, number
 from distiller_zoo.teacher_head import DELTA
 from errors import UsageError
-from helper.cli import Parser, epoch_list, file_name
+from helper import recipes
+from helper.cli import Parser, epoch_list, file_name, underscored
 from models import check_name, model_dict
 
 # Options that change where a run is, how it is shown or how fast it goes, but not which run it is: everything else
@@ -13,12 +14,13 @@ from models import check_name, model_dict
 INCIDENTAL = {"data_dir", "save_dir", "num_workers", "gpu_id", "print_freq", "save_freq", "overwrite",
               "skip_validation", "path_t", "model_t", "path_th", "name"}
 
-PUBLISHED_EPOCHS, PUBLISHED_DECAYS = 240, [150, 180, 210]
+SWITCH = {"type": int, "choices": [0, 1], "nargs": "?", "const": 1, "default": 0, "metavar": "0|1"}
 
 
 def teacher_options(argv=None):
     """Options of train_teacher.py. Raises UsageError."""
-    parser = Parser(description="Train a network by cross-entropy: a teacher, or a student alone.")
+    parser = Parser(description="Train a network by cross-entropy: a teacher, or a student alone.",
+                    epilog=recipes.describe_recipes())
     group = parser.add_argument_group("network")
     group.add_argument("--model", default="resnet110", help=f"architecture: {_names(model_dict)}, or torchvision/NAME")
     group.add_argument("--path_th", metavar="FILE", help="SH-KD: a network, such as the student to be, whose "
@@ -34,16 +36,16 @@ def teacher_options(argv=None):
 
 def student_options(argv=None):
     """Options of train_student.py, weights not given filled in from the method. Raises UsageError."""
-    parser = Parser(description="Distil a student from a trained teacher.", epilog=_weights_table())
+    parser = Parser(description="Distil a student from a trained teacher.",
+                    epilog=_weights_table() + "\n\n" + recipes.describe_recipes())
     group = parser.add_argument_group("networks")
     group.add_argument("--path_t", metavar="FILE", help="the teacher's checkpoint, or the directory of its run")
     group.add_argument("--model_t", metavar="NAME", help="the teacher's architecture, when neither its checkpoint nor "
                        "its path says so")
     group.add_argument("--model_s", default="resnet8", help="the student's architecture: as train_teacher.py's --model")
     group.add_argument("--skip_validation", action="store_true", help="do not measure the teacher's accuracy first")
-    switch = {"type": int, "choices": [0, 1], "nargs": "?", "const": 1, "default": 0, "metavar": "0|1"}
-    group.add_argument("--copy_head", **switch, help="1: the student's only classifier is the teacher's, frozen")
-    group.add_argument("--do_init_s_from_th", **switch, help="1: the student's classifier starts as the teacher's")
+    group.add_argument("--copy_head", **SWITCH, help="1: the student's only classifier is the teacher's, frozen")
+    group.add_argument("--do_init_s_from_th", **SWITCH, help="1: the student's classifier starts as the teacher's")
 
     group = parser.add_argument_group("distillation", "loss = gamma * CE + alpha * KL + beta * method; weights not "
                                       "given are the method's published ones, listed below")
@@ -121,16 +123,21 @@ def compare_options(argv=None):
 
 def _add_training(parser):
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=number(int, at_least=1), default=PUBLISHED_EPOCHS, help="passes over the data")
-    group.add_argument("--batch_size", type=number(int, at_least=1), default=64, help="images per step")
+    group.add_argument("--recipe", default=recipes.DEFAULT, help="where this group's defaults come from, and the "
+                       f"weights of some methods: {_names(recipes.RECIPES)} (listed below)")
+    group.add_argument("--epochs", type=number(int, at_least=1), help="passes over the data")
+    group.add_argument("--batch_size", type=number(int, at_least=1), help="images per step")
     group.add_argument("--learning_rate", type=number(float, above=0),
-                       help="default: the network's published one, 0.05 or 0.01 (README's table)")
+                       help="default: the recipe's, or the network's published one, 0.05 or 0.01 (README's table)")
     group.add_argument("--lr_decay_epochs", type=epoch_list, metavar="E,E,...",
-                       help="epochs after which the learning rate falls; default: 150,180,210 of 240, and these in "
-                       "proportion for another --epochs")
-    group.add_argument("--lr_decay_rate", type=number(float, above=0), default=0.1, help="factor of each fall")
-    group.add_argument("--weight_decay", type=number(float, at_least=0), default=5e-4, help="of all parameters")
-    group.add_argument("--momentum", type=number(float, at_least=0), default=0.9, help="of SGD, without Nesterov")
+                       help="epochs after which the learning rate falls; default: the recipe's (150,180,210 of 240), "
+                       "and these in proportion for another --epochs")
+    group.add_argument("--lr_decay_rate", type=number(float, above=0), help="factor of each fall")
+    group.add_argument("--weight_decay", type=number(float, at_least=0), help="of all parameters")
+    group.add_argument("--momentum", type=number(float, at_least=0), help="of SGD")
+    group.add_argument("--nesterov", **SWITCH, help="1: Nesterov's momentum")
+    group.add_argument("--padding", choices=["constant", "reflect"], help="what is around an image before its random "
+                       "crop: black, or its mirror image")
 
 
 def _add_data(parser):
@@ -173,6 +180,7 @@ def _add_run(parser, trial):
 
 def _finish(parser, argv):
     """Parse; note in opt.named what was set by hand and belongs in the run's name; fill in what follows from it."""
+    decays, published_epochs = _set_recipe(parser, argv)
     opt = parser.parse_args(argv)
     if hasattr(opt, "distill"):
         _merge_synonyms(opt)
@@ -183,9 +191,21 @@ def _finish(parser, argv):
     if opt.seed is None:
         opt.seed = int(opt.trial) % 2**63 if opt.trial.isdecimal() else 0
     if opt.lr_decay_epochs is None:
-        scaled = (round(epoch * opt.epochs / PUBLISHED_EPOCHS) for epoch in PUBLISHED_DECAYS)
+        scaled = (round(epoch * opt.epochs / published_epochs) for epoch in decays)
         opt.lr_decay_epochs = sorted({epoch for epoch in scaled if epoch > 0})
     return opt
+
+
+def _set_recipe(parser, argv):
+    """Makes the recipe's settings the parser's defaults. Returns its decays and the epochs that they belong to."""
+    first = Parser(add_help=False)
+    first.add_argument("--recipe", default=recipes.DEFAULT)
+    first.add_argument("--distill")
+    chosen, _ = first.parse_known_args(underscored(argv))
+    settings = recipes.recipe_settings(chosen.recipe, chosen.distill)
+    flags = {action.dest for action in parser._actions}
+    parser.set_defaults(**{key: value for key, value in settings.items() if key in flags})
+    return settings["decays"], settings["epochs"]
 
 
 def _add_method_options(group):
@@ -198,11 +218,11 @@ def _add_method_options(group):
 
 
 def _merge_synonyms(opt):
-    """-d and --beta are the weights that the method says they are: see Method.short_d and Method.short_b."""
+    """-d, --beta and --alpha are the weights that the method says they are: see Method.synonyms."""
     method = get_method(opt.distill)
-    for given, weight in (("d", method.short_d), ("beta", method.short_b)):
+    for given, weight in method.synonyms.items():
         value = getattr(opt, given)
-        if value is None or given == weight:
+        if value is None:
             continue
         if getattr(opt, weight) is not None:
             raise UsageError(f"-{given[0]} and --{weight} are the same weight for --distill {opt.distill}: give one")

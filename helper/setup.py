@@ -48,7 +48,8 @@ def open_data(opt):
 def open_loader(data, images, opt, device, batch_size, train=False):
     """A loader of `images` by --loader: shuffled and augmented, seeded by --seed, for training."""
     return make_loader(data, images, kind=opt.loader, batch_size=batch_size, train=train, device=device.device,
-                       seed=opt.seed if train else 0, num_workers=opt.num_workers)
+                       seed=opt.seed if train else 0, num_workers=opt.num_workers,
+                       padding_mode=opt.padding if train else "constant")
 
 
 def make_network(name, opt, device, head=None):

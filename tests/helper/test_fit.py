@@ -37,6 +37,7 @@ def test_accuracy(case):
 
 def test_frozen_parameters_stay_out_of_the_optimiser():
     network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False))
-    opt = SimpleNamespace(learning_rate=0.1, momentum=0.9, weight_decay=0.1, lr_decay_epochs=[], lr_decay_rate=0.1)
+    opt = SimpleNamespace(learning_rate=0.1, momentum=0.9, weight_decay=0.1, lr_decay_epochs=[], lr_decay_rate=0.1,
+                          nesterov=0)
     optimizer, _ = make_optimizer(Objective(network, choose_device("cpu", "fp32")), opt)
     assert [p.shape for p in optimizer.param_groups[0]["params"]] == [(2, 2), (2,)]
