@@ -73,6 +73,8 @@ class Method(nn.Module):
     synonyms: ClassVar[dict[str, str]] = {"d": "alpha"}
     has_loss: bool = True  # is there anything for beta to weigh in the main stage? (kd acts through alpha alone)
     has_weighted_terms: bool = False  # does `weighted_terms` give any?
+    needs_teacher: ClassVar[bool] = True  # else there is none: `teacher` and t are None
+    turns: int = 1  # updates per batch: the student's, then one for each network of the method's own that learns by it
     pretrains_student: ClassVar[bool] = True  # does the first stage read the student at all?
     preact: ClassVar[bool] = False  # do s.maps and t.maps come from before the ReLU in the first stage?
     input_gradient: ClassVar[bool] = False  # does the loss differentiate both networks by batch.images?
@@ -80,7 +82,7 @@ class Method(nn.Module):
     def __init__(self, student, teacher, opt):
         super().__init__()
         self.s_shapes = feature_shapes(student, opt.image_size)
-        self.t_shapes = feature_shapes(teacher, opt.image_size)
+        self.t_shapes = feature_shapes(teacher, opt.image_size) if self.needs_teacher else None
 
     def forward(self, s, t, batch):
         """The loss that beta multiplies: a 0-dim tensor, or a dict of named ones which are added up.
@@ -93,6 +95,11 @@ class Method(nn.Module):
     def weighted_terms(self, s, t, batch):
         """Named losses (0-dim) beside beta's that bring their own weights; called if `has_weighted_terms`, after
         `forward`, whatever beta is."""
+        raise NotImplementedError
+
+    def turn_loss(self, turn, s, batch):
+        """The loss, 0-dim, of update 1 ... turns - 1 of a batch; s are the student's Features after its own update, and
+        carry no gradient."""
         raise NotImplementedError
 
     def predict(self, s):

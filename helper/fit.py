@@ -30,8 +30,7 @@ def fit(objective, optimizer, scheduler, loaders, device, run, opt):
 
     Exits with status 128 + signal on SIGTERM or SIGINT, after saving the current step.
     """
-    method = objective.method
-    deployed = objective.student if method is None else method.deploy(objective.student)
+    deployed = objective.deployed()
     loader, scored = loaders["train"], {name: loaders[name] for name in loaders if name != "train"}
     training, meters = _training(objective, optimizer, scheduler, loader, device)
     run.resume(training, best_by="val_acc" if "val" in scored else "test_acc")
@@ -47,6 +46,7 @@ def fit(objective, optimizer, scheduler, loaders, device, run, opt):
                 row |= {f"{name}_{key}": value for key, value in evaluate(deployed, images, device, stop).items()}
             row["seconds"] += time.perf_counter() - start
             _check_scores(row)
+            objective.scored(row)
             scheduler.step()
             run.finish_epoch(row)
             print(_line(row, run, opt), flush=True)

@@ -61,10 +61,9 @@ def train_epoch(objective, training, stop, *, title, epochs_left, print_freq):
     try:
         for batch in loader:
             losses = objective(batch)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(losses.total).backward()
-            scaler.step(optimizer)
-            scaler.update()
+            _update(losses.total, optimizer, scaler)
+            for turn in range(1, objective.turns):
+                _update(objective.turn(batch, turn).total, optimizer, scaler)
             meters.update(losses, batch.target)
             progress.advance(len(batch.target), meters.read)
             stop.check()
@@ -73,29 +72,47 @@ def train_epoch(objective, training, stop, *, title, epochs_left, print_freq):
         progress.close()
 
 
+def _update(loss, optimizer, scaler):
+    """One step of what `loss` reaches; everything else has no gradient, and stays as it is."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+
+
 @torch.no_grad()
 def evaluate(model, loader, device, stop=None):
     """Cross-entropy, top-1 and top-5 accuracy of `model` over the loader's images.
 
     Args:
-        model: images (B, 3, H, W) -> logits (B, K); put into eval mode.
+        model: images (B, 3, H, W) -> logits (B, K), or {name: logits} of several classifiers; put into eval mode.
         device: helper.device.Device.
         stop: StopSignal, checked after each batch.
 
     Returns:
-        {"loss", "acc", "acc_top5"}: nats, %, % (top-5 of fewer than five classes is 100).
+        {"loss", "acc", "acc_top5"}: nats, %, % (top-5 of fewer than five classes is 100). Of several classifiers: the
+        means, and "NAME_loss", "NAME_acc" of each.
     """
     model.eval()
     network = NetworkOnDevice(device)
-    sums = torch.zeros(3, dtype=torch.float64, device=device.device)
-    samples = 0
+    sums, samples = 0, 0
     for batch in loader:
-        logits = network(model, batch.images).float()  # (B, K)
-        hits = logits.topk(min(5, logits.shape[1])).indices == batch.target[:, None]  # (B, 5)
-        loss = F.cross_entropy(logits, batch.target, reduction="sum")
-        sums += torch.stack([loss.double(), hits[:, 0].sum().double(), hits.sum().double()])
+        out = network(model, batch.images)
+        names = list(out) if isinstance(out, dict) else []
+        sums = sums + torch.stack([_score(out[name], batch.target) for name in names] or [_score(out, batch.target)])
         samples += len(batch.target)
         if stop is not None:
             stop.check()
-    loss, top1, top5 = (sums / samples).tolist()
-    return {"loss": loss, "acc": 100 * top1, "acc_top5": 100 * top5}
+    rows = (sums / samples).cpu() * torch.tensor([1.0, 100.0, 100.0])  # (classifiers, 3)
+    scores = dict(zip(("loss", "acc", "acc_top5"), rows.mean(0).tolist(), strict=True))
+    for name, (loss, acc, _) in zip(names, rows.tolist(), strict=False):
+        scores |= {f"{name}_loss": loss, f"{name}_acc": acc}
+    return scores
+
+
+def _score(logits, target):
+    """Summed cross-entropy, and numbers of top-1 and top-5 hits, of logits (B, K): (3,) float64."""
+    logits = logits.float()
+    hits = logits.topk(min(5, logits.shape[1])).indices == target[:, None]  # (B, 5)
+    loss = F.cross_entropy(logits, target, reduction="sum")
+    return torch.stack([loss.double(), hits[:, 0].sum().double(), hits.sum().double()])

@@ -55,6 +55,26 @@ class Objective(nn.Module):
             self.teacher.eval()  # its BatchNorm statistics are part of what is distilled
         return self
 
+    @property
+    def turns(self):
+        """Updates per batch: of the student, and of networks that learn beside it."""
+        return 1 if self.method is None else self.method.turns
+
+    def deployed(self):
+        """The network that is evaluated: images (B, 3, H, W) -> logits (B, K). Shares the student's weights."""
+        return self.student if self.method is None else self.method.deploy(self.student)
+
+    def scored(self, row):
+        """Called with the metrics of an epoch, before they are saved."""
+
+    def turn(self, batch, turn):
+        """Losses of update `turn` of a batch, from 1 on; `forward` gives the student's."""
+        with torch.no_grad():
+            s = self.features(self.student, batch.images)
+        with self.network.device.autocast():
+            loss = self.method.turn_loss(turn, s, batch)
+        return Losses(loss, {"turn": loss}, s.logits)
+
     def forward(self, batch):
         input_gradient = bool(self.beta) and self.method.input_gradient
         batch.images.requires_grad_(input_gradient)
@@ -64,7 +84,7 @@ class Objective(nn.Module):
             terms["ce"] = self.gamma * F.cross_entropy(s.logits.float(), batch.target)
         if self.alpha or self.beta or self.weighted_terms:
             with torch.set_grad_enabled(input_gradient):
-                t = self.features(self.teacher, batch.images)
+                t = None if self.teacher is None else self.features(self.teacher, batch.images)
             if self.alpha:
                 terms["kl"] = self.alpha * self.kl(s.logits, t.logits.detach())
             if self.beta:
@@ -95,6 +115,8 @@ class FirstStage(nn.Module):
 
     Shapes: as Objective; the accuracy that `logits` stand for means nothing yet.
     """
+
+    turns = 1
 
     def __init__(self, objective):
         super().__init__()

@@ -127,7 +127,7 @@ def make_teacher(checkpoint, opt, device, data, test_loader):
                   "normalisation?", file=sys.stderr)
     opt.teacher_hash = weights_hash(teacher)
     return teacher, {"arch": teacher.name, "path": str(checkpoint.path), "hash": opt.teacher_hash,
-                     "accuracy": accuracy, "th": (checkpoint.raw.get("options") or {}).get("th")}
+                     "accuracy": accuracy, "th": _recorded_options(checkpoint).get("th")}
 
 
 def open_for_scoring(opt):

@@ -47,7 +47,7 @@ def test_report_without_runs(tmp_path):
     assert done.stderr == f"error: no run with metrics.jsonl below {tmp_path}\n"
 
 
-@pytest.mark.parametrize("script", ["train_teacher.py", "train_student.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["train_teacher.py", "train_student.py", "evaluate.py", "compare_heads.py"])
 def test_every_entry_script_helps(script):
     done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: {script}")
