@@ -25,9 +25,8 @@ def main(argv=None):
         print(f"note: {opt.distill} has no loss of its own in the main stage: --beta weighs nothing", file=sys.stderr)
     objective = Objective(student, device, teacher, method, opt.gamma, opt.alpha, opt.beta, opt.kd_T)
 
-    facts = network_facts(opt.model_s, student, method.deploy(student), opt, device) | {"teacher": teacher_facts}
-    name = student_name(opt, data.name, teacher_facts["arch"], teacher_facts["hash"])
-    with Run(f"{opt.save_dir}/students/{name}", opt, facts) as run:
+    facts = network_facts(opt.model_s, student, method.deploy(student), opt, device) | teacher_facts
+    with Run(f"{opt.save_dir}/students/{student_name(opt, data.name, teacher_facts)}", opt, facts) as run:
         pretrain(objective, loaders["train"], device, run, opt)
         optimizer, scheduler = make_optimizer(objective, opt)
         fit(objective, optimizer, scheduler, loaders, device, run, opt)

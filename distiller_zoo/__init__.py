@@ -5,6 +5,8 @@ from distiller_zoo.attention_grad import GradientAttention, GradientAttentionTra
 from distiller_zoo.base import Features, Loss, Method, Option, Pretraining, Weights
 from distiller_zoo.correlation import Correlation, CorrelationCongruence, LinearEmbed
 from distiller_zoo.crd import CRD
+from distiller_zoo.dih import DIHLoss, IntermediateHeads
+from distiller_zoo.dml import DMLLoss, MutualLearning
 from distiller_zoo.factor import Factor, FactorTransfer, Paraphraser, Translator
 from distiller_zoo.fsp import FSP, FlowTransfer
 from distiller_zoo.hint import ConvReg, Hint, HintLoss
@@ -12,6 +14,7 @@ from distiller_zoo.kd import KD, DistillKL
 from distiller_zoo.kde import KDE, EmbeddingDistance
 from distiller_zoo.kdmse import KDMSE, DistillMSE
 from distiller_zoo.kdsvd import KDSVD, SVDTransfer
+from distiller_zoo.mhkd import MHKDLoss, MultiHead
 from distiller_zoo.nst import NST, NSTLoss
 from distiller_zoo.pkt import PKT, ProbabilisticTransfer
 from distiller_zoo.projector import LogSum, Projector
@@ -22,6 +25,7 @@ from distiller_zoo.similarity import Similarity, SimilarityPreserving
 from distiller_zoo.simkd import ReusedClassifier, SimKD
 from distiller_zoo.srrl import SRRL, SoftmaxRegression
 from distiller_zoo.teacher_head import CRDTH, KDETH, KDTH, with_teacher_head
+from distiller_zoo.tofd import TaskOrientedFeatures, TOFDLoss
 from distiller_zoo.vid import VID, VIDLoss
 from errors import unknown
 from models.shared_head import TeacherHead
@@ -48,6 +52,10 @@ methods = {
     "simkd": ReusedClassifier,
     "reviewkd": ReviewKD,
     "projector": Projector,
+    "dih": IntermediateHeads,
+    "mhkd": MultiHead,
+    "tofd": TaskOrientedFeatures,
+    "dml": MutualLearning,
     "kde": EmbeddingDistance,
     "kdth": KDTH,
     "kdeth": KDETH,
@@ -72,9 +80,11 @@ def get_method(name):
 
 __all__ = ["CRD", "CRDTH", "FSP", "KD", "KDE", "KDETH", "KDMSE", "KDSVD", "KDTH", "NST", "PKT", "RKD", "SRRL", "VID",
            "ABLoss", "ABound", "Attention", "AttentionTransfer", "ConvReg", "Correlation",
-           "CorrelationCongruence", "CrossLayer", "DistillKL", "DistillMSE", "EmbeddingDistance", "Factor",
-           "FactorTransfer", "Features", "FlowTransfer", "GradientAttention", "GradientAttentionTransfer",
-           "Hint", "HintLoss", "LinearEmbed", "LogSum", "Loss", "Method", "NSTLoss", "Option", "Paraphraser",
+           "CorrelationCongruence", "CrossLayer", "DIHLoss", "DMLLoss", "DistillKL", "DistillMSE",
+           "EmbeddingDistance", "Factor", "FactorTransfer", "Features", "FlowTransfer", "GradientAttention",
+           "GradientAttentionTransfer", "Hint", "HintLoss", "IntermediateHeads", "LinearEmbed", "LogSum",
+           "Loss", "MHKDLoss", "Method", "MultiHead", "MutualLearning", "NSTLoss", "Option", "Paraphraser",
            "Pretraining", "ProbabilisticTransfer", "Projector", "RKDLoss", "ReusedClassifier", "ReviewKD",
            "SVDTransfer", "SemCKD", "SimKD", "Similarity", "SimilarityPreserving", "SoftmaxRegression",
-           "TeacherHead", "Translator", "VIDLoss", "Weights", "get_method", "methods", "modifiers"]
+           "TOFDLoss", "TaskOrientedFeatures", "TeacherHead", "Translator", "VIDLoss", "Weights",
+           "get_method", "methods", "modifiers"]

@@ -28,6 +28,7 @@ def number(kind, at_least=None, above=None, below=None, at_most=None):
     return parse
 
 
+SWITCH = {"type": int, "choices": [0, 1], "nargs": "?", "const": 1, "default": 0, "metavar": "0|1"}
 INIT_EPOCHS = Option(("--init_epochs",), {
     "type": number(int, at_least=0), "default": 30, "metavar": "N",
     "help": "hint in two stages, abound, factor, fsp: epochs of the first stage"})

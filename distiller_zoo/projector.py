@@ -7,9 +7,9 @@ corr: L = ln sum_i |c_i - 1|^4,   c_i = 1/B sum_b u_bi v_bi          (its RegNet
 from torch import nn
 
 from distiller_zoo.base import Loss, Method, Option, Weights
-from distiller_zoo.norm import BatchNorm2d
 from distiller_zoo.unit import unit
 from errors import UsageError
+from models.norm import BatchNorm2d
 
 # What keeps the logarithm finite at a perfect match. That of corr is published (its loss is then -11.5); diff has none,
 # and 1e-8 is far below any sum that training reaches.

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from distiller_zoo.base import Loss, Method, Option, Weights
-from distiller_zoo.norm import BatchNorm2d
+from distiller_zoo.epochs import EpochCounter
 from distiller_zoo.options import number
 from models.base import conv1x1, conv3x3
+from models.norm import BatchNorm2d
 
 WIDEST = 512  # channels between the two convolutions of a fusion, at most
 PYRAMID = (4, 2, 1)
@@ -90,8 +91,7 @@ class ReviewKD(Method):
         self.fusions = nn.ModuleList(ABF(c_s, c_mid, c_t, fuse=i < last)
                                      for i, (c_s, c_t) in enumerate(zip(s_channels, t_channels, strict=True)))
         self.loss = HCL()
-        self.n_data, self.warmup_epochs = opt.n_data, opt.warmup_epochs
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # images, in training
+        self.epoch, self.warmup_epochs = EpochCounter(opt.n_data), opt.warmup_epochs
 
     def forward(self, s, t, batch):
         maps_s, maps_t = self._reviewed(s), self._reviewed(t)
@@ -108,6 +108,4 @@ class ReviewKD(Method):
         """Factor of the loss: a number, or a tensor on the device, which costs no synchronisation."""
         if not (self.warmup_epochs and self.training):
             return 1.0
-        epoch = self.seen // self.n_data + 1
-        self.seen += images
-        return (epoch / self.warmup_epochs).clamp_max(1.0)
+        return (self.epoch(images) / self.warmup_epochs).clamp_max(1.0)

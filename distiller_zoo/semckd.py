@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from distiller_zoo.base import Loss, Method, Option, Weights
-from distiller_zoo.norm import BatchNorm2d
 from distiller_zoo.options import number
 from distiller_zoo.pooling import pool_to_match
 from distiller_zoo.unit import unit
 from errors import UsageError
 from models.base import conv1x1, conv3x3
+from models.norm import BatchNorm2d
 
 NARROWING = 4  # width of the batch over that of the MLPs' output; published, and not the flag --factor
 

@@ -12,12 +12,12 @@ from torch.func import functional_call
 
 from distiller_zoo.base import Method, Option, Weights
 from distiller_zoo.hint import HintLoss
-from distiller_zoo.norm import BatchNorm2d
 from distiller_zoo.options import number
 from distiller_zoo.pooling import pool_to_match
 from errors import UsageError
 from models import feature_shapes, get_classifier
 from models.base import conv1x1, conv3x3
+from models.norm import BatchNorm2d
 from models.probe import unwrap
 
 

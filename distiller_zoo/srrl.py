@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from distiller_zoo.base import Loss, Method, Weights
-from distiller_zoo.norm import BatchNorm2d
 from models import get_classifier
 from models.base import conv1x1
+from models.norm import BatchNorm2d
 
 
 class SRRL(Loss):

@@ -156,8 +156,10 @@ def with_teacher_head(method):
     """The class of METHOD+th: at the method's published weights, and the published one of the teacher's head."""
     if issubclass(method, SharedHead):
         raise UsageError("the method has the teacher's head already: leave out +th")
+    if not method.needs_teacher:
+        raise UsageError("the method has no teacher whose head could be shared: leave out +th")
     settings = {"base": method, "options": method.options + SharedHead.options,
-                "weights": method.weights._replace(delta=DELTA)}
+                "synonyms": method.synonyms | SharedHead.synonyms, "weights": method.weights._replace(delta=DELTA)}
     return type(f"{method.__name__}TH", (SharedHead,), settings)
 
 

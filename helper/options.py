@@ -2,19 +2,19 @@
 from dataset import dataset_dict
 from distiller_zoo import get_method, methods
 from distiller_zoo.base import Weights
-from distiller_zoo.options import TH_ADAPTER, number
+from distiller_zoo.options import SWITCH, TH_ADAPTER, number
 from distiller_zoo.teacher_head import DELTA
+from distiller_zoo.tuned_heads import HEAD_STAGES
 from errors import UsageError
 from helper import recipes
 from helper.cli import Parser, epoch_list, file_name, underscored
 from models import check_name, model_dict
+from models.heads import HEAD_TYPES
 
 # Options that change where a run is, how it is shown or how fast it goes, but not which run it is: everything else
 # is part of a run's name when it is not at its default, and must be the same when the run is resumed.
 INCIDENTAL = {"data_dir", "save_dir", "num_workers", "gpu_id", "print_freq", "save_freq", "overwrite",
-              "skip_validation", "path_t", "model_t", "path_th", "name"}
-
-SWITCH = {"type": int, "choices": [0, 1], "nargs": "?", "const": 1, "default": 0, "metavar": "0|1"}
+              "skip_validation", "path_t", "model_t", "path_th", "path_heads", "name"}
 
 
 def teacher_options(argv=None):
@@ -39,11 +39,8 @@ def student_options(argv=None):
     parser = Parser(description="Distil a student from a trained teacher.",
                     epilog=_weights_table() + "\n\n" + recipes.describe_recipes())
     group = parser.add_argument_group("networks")
-    group.add_argument("--path_t", metavar="FILE", help="the teacher's checkpoint, or the directory of its run")
-    group.add_argument("--model_t", metavar="NAME", help="the teacher's architecture, when neither its checkpoint nor "
-                       "its path says so")
+    _add_teacher(group)
     group.add_argument("--model_s", default="resnet8", help="the student's architecture: as train_teacher.py's --model")
-    group.add_argument("--skip_validation", action="store_true", help="do not measure the teacher's accuracy first")
     group.add_argument("--copy_head", **SWITCH, help="1: the student's only classifier is the teacher's, frozen")
     group.add_argument("--do_init_s_from_th", **SWITCH, help="1: the student's classifier starts as the teacher's")
 
@@ -66,13 +63,39 @@ def student_options(argv=None):
     _add_machine(parser)
     _add_run(parser, trial="1")
     opt = _finish(parser, argv)
-    if opt.path_t is None:
+    needs_teacher = get_method(opt.distill).needs_teacher
+    if needs_teacher and opt.path_t is None:
         raise UsageError("--path_t is missing: name the teacher's checkpoint, or its run's directory")
-    if opt.model_t is not None:
-        check_name(opt.model_t)
+    if opt.path_t and not needs_teacher:
+        raise UsageError(f"--distill {opt.distill} learns without a teacher: leave out --path_t")
+    opt.heads = None  # the name of the heads that teach, for the methods that have such
     if opt.copy_head and opt.do_init_s_from_th:
         raise UsageError("--copy_head freezes what --do_init_s_from_th lets train: give one of them")
     _fill_in_weights(opt)
+    return opt
+
+
+def heads_options(argv=None):
+    """Options of train_heads.py. Raises UsageError."""
+    parser = Parser(description="Tune intermediate classifiers on a frozen teacher.", epilog=recipes.describe_recipes())
+    group = parser.add_argument_group("teacher")
+    _add_teacher(group)
+    group = parser.add_argument_group("heads")
+    group.add_argument("--head_type", choices=list(HEAD_TYPES), default="flat", help="flat: one linear layer "
+                       "(dih); conv: two convolutions (mhkd); sepconv: separable ones to the last stage's width (tofd)")
+    group.add_argument(*HEAD_STAGES.flags, **HEAD_STAGES.settings)
+    group.add_argument("--head_pool", type=number(int, at_least=1), metavar="N", help="flat: average each map to N x N "
+                       "first, which takes (side/N)^2 times fewer parameters; default: do not")
+    _add_training(parser)
+    _add_data(parser)
+    _add_machine(parser)
+    _add_run(parser, trial="0")
+    parser.set_defaults(name="heads")
+    opt = _finish(parser, argv)
+    if opt.path_t is None:
+        raise UsageError("--path_t is missing: name the teacher's checkpoint, or its run's directory")
+    if opt.head_pool and opt.head_type != "flat":
+        raise UsageError(f"--head_pool is for flat heads: leave it out with --head_type {opt.head_type}")
     return opt
 
 
@@ -119,6 +142,13 @@ def compare_options(argv=None):
     for name in filter(None, (opt.model_a, opt.model_b)):
         check_name(name)
     return opt
+
+
+def _add_teacher(group):
+    group.add_argument("--path_t", metavar="FILE", help="the teacher's checkpoint, or the directory of its run")
+    group.add_argument("--model_t", metavar="NAME", help="the teacher's architecture, when neither its checkpoint nor "
+                       "its path says so")
+    group.add_argument("--skip_validation", action="store_true", help="do not measure the teacher's accuracy first")
 
 
 def _add_training(parser):
@@ -187,7 +217,9 @@ def _finish(parser, argv):
     shown = {action.dest for action in parser._actions} - INCIDENTAL
     opt.named = {key: value for key, value in vars(opt).items()
                  if key in shown and value is not None and value != parser.get_default(key)}
-    check_name(getattr(opt, "model", None) or opt.model_s)
+    for name in ("model", "model_s", "model_t"):
+        if getattr(opt, name, None) is not None:
+            check_name(getattr(opt, name))
     if opt.seed is None:
         opt.seed = int(opt.trial) % 2**63 if opt.trial.isdecimal() else 0
     if opt.lr_decay_epochs is None:

@@ -126,8 +126,12 @@ def _setting(run):
 
 def _label(run):
     options = run["options"]
+    if "head_type" in options:
+        return f"heads of {options['arch']}, mean"
     if "distill" not in options:
         return options["model"] + _head(options)
+    if "teacher" not in options:
+        return f"{options['distill']}: {options['model_s']}"
     teacher = options["teacher"]
     return f"{options['distill']}: {teacher['arch']}{_head(teacher)} -> {options['model_s']}"
 

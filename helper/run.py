@@ -24,10 +24,11 @@ def teacher_name(opt, dataset):
     return opt.name or _name([opt.model, dataset, *shared, *_settings(opt, {"model"})], opt.trial)
 
 
-def student_name(opt, dataset, teacher, teacher_hash):
+def student_name(opt, dataset, facts):
     """Directory name of a run of train_student.py: 'S-resnet8_T-resnet20-1a2b3c_cifar100_kd_r-0.1_a-0.9_b-0_trial-1'.
 
-    The digits behind the teacher are of its weights: another teacher makes another run.
+    facts: those of helper.setup.make_teacher. The digits behind the teacher are of its weights: another teacher makes
+    another run; so do other heads.
     """
     if opt.name:
         return opt.name
@@ -35,7 +36,10 @@ def student_name(opt, dataset, teacher, teacher_hash):
     if opt.delta:
         weights.append(f"d-{_text(opt.delta)}")
     skip = {"model_s", "distill", "gamma", "alpha", "beta", "delta"}
-    return _name([f"S-{opt.model_s}", f"T-{teacher}-{teacher_hash[:6]}", dataset, opt.distill, *weights,
+    teachers = [f"T-{teacher['arch']}-{teacher['hash'][:6]}" for teacher in facts.values()]
+    if opt.heads:
+        weights.append(f"heads-{opt.heads}")
+    return _name([f"S-{opt.model_s}", *teachers, dataset, opt.distill, *weights,
                   *_settings(opt, skip)], opt.trial)
 
 

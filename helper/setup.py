@@ -90,7 +90,10 @@ def make_student(teacher, opt, device):
 
 
 def open_teacher(opt):
-    """The checkpoint of --path_t. Raises UsageError for what cannot be a teacher, before any data is looked at."""
+    """The checkpoint of --path_t, or None. Raises UsageError for what cannot be a teacher, before any data is looked
+    at."""
+    if opt.path_t is None:
+        return None
     checkpoint = open_checkpoint(opt.path_t)
     if _deploys(checkpoint):
         _network(checkpoint, checkpoint.num_classes, opt.model_t)
@@ -112,9 +115,11 @@ def make_teacher(checkpoint, opt, device, data, test_loader):
     """The network of a checkpoint, frozen, its accuracy measured and compared with what the checkpoint says.
 
     Returns:
-        The network, and {"arch", "path", "hash", "accuracy", "th" (whose classifier it was trained with, if another's)}
-        of it for the run's files.
+        The network, and for the run's files {"teacher": {"arch", "path", "hash", "accuracy", "th" (whose classifier it
+        was trained with, if another's)}}. None and {} without a checkpoint.
     """
+    if checkpoint is None:
+        return None, {}
     teacher = _frozen(_network(checkpoint, data.num_classes, opt.model_t), device)
     feature_shapes(teacher, opt.image_size)  # refuses a network that cannot take such images
     accuracy = None
@@ -126,8 +131,8 @@ def make_teacher(checkpoint, opt, device, data, test_loader):
             print("warning: the teacher's measured and recorded accuracies differ: another data set, class order or "
                   "normalisation?", file=sys.stderr)
     opt.teacher_hash = weights_hash(teacher)
-    return teacher, {"arch": teacher.name, "path": str(checkpoint.path), "hash": opt.teacher_hash,
-                     "accuracy": accuracy, "th": _recorded_options(checkpoint).get("th")}
+    return teacher, {"teacher": {"arch": teacher.name, "path": str(checkpoint.path), "hash": opt.teacher_hash,
+                                 "accuracy": accuracy, "th": _recorded_options(checkpoint).get("th")}}
 
 
 def open_for_scoring(opt):

@@ -11,8 +11,10 @@ import dataclasses
 import pytest
 import torch
 
+import train_heads
 import train_teacher
 from dataset import dataset_dict, digits
+from distiller_zoo import get_method
 from helper import cli
 
 TINY = ["--dataset", "tiny", "--epochs", "1", "--batch_size", "32", "--precision", "fp32"]
@@ -40,10 +42,24 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def teacher_dir(tmp_path_factory):
-    """Directory of a resnet8 trained for one epoch on a few digits."""
+    """Directory of a resnet8 trained for one epoch on a few digits, with flat heads, and others for tofd."""
     save = tmp_path_factory.mktemp("teacher")
     train_teacher.main([*TINY, "--model", "resnet8", "--save_dir", str(save), "--name", "resnet8_vanilla"])
-    return save / "teachers" / "resnet8_vanilla"
+    directory = save / "teachers" / "resnet8_vanilla"
+    for more in ([], ["--head_type", "sepconv", "--name", "heads_sepconv"]):
+        train_heads.main([*TINY, "--path_t", str(directory), "--save_dir", str(save), "--skip_validation",
+                          "--learning_rate", "0.001", *more])
+    return directory
+
+
+def distilling(name, teacher_dir):
+    """Arguments of train_student.py for one short epoch of method `name` on the tiny data."""
+    args = [*TINY, *BRIEF, "--distill", name, "--model_s", "resnet8", "--skip_validation"]
+    if get_method(name).needs_teacher:
+        args += ["--path_t", str(teacher_dir)]
+    if name.startswith("tofd"):
+        args += ["--path_heads", str(teacher_dir / "heads_sepconv.pth")]
+    return args
 
 
 @pytest.fixture

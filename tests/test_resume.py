@@ -1,6 +1,7 @@
 """A run that was stopped anywhere, and started again, ends in the same bits as one that was not."""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,25 +11,32 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import train_heads
 import train_student
 import train_teacher
 from distiller_zoo import methods
 from helper import fit, run
 from helper.progress import Progress
 from models import read_checkpoint
-from tests.conftest import BRIEF, STEPS, TINY
+from tests.conftest import STEPS, TINY, distilling
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = [*TINY, "--epochs", "3", "--name", "run", "--num_workers", "0", "--save_freq", "1"]
-TIMES = {"seconds", "images_per_second", "save_dir"}
+TIMES = {"seconds", "images_per_second", "save_dir", "path", "path_t"}
 
 
 def arguments(kind, save, teacher_dir, *more):
-    """Script module, arguments and run directory of a short run."""
+    """Script module, arguments and run directory of a short run: of "teacher", "heads", "student", or a method."""
+    run = [*RUN, "--save_dir", str(save)]
     if kind == "teacher":
-        return train_teacher, [*RUN, "--model", "resnet8", "--save_dir", str(save), *more], save / "teachers" / "run"
-    args = [*RUN, "--path_t", str(teacher_dir), "--model_s", "resnet8", "--skip_validation", "--save_dir", str(save)]
-    return train_student, [*args, *more], save / "students" / "run"
+        return train_teacher, [*run, "--model", "resnet8", *more], save / "teachers" / "run"
+    if kind == "heads":
+        teacher = save / "teacher"
+        teacher.mkdir(exist_ok=True)
+        shutil.copy(teacher_dir / "last.pth", teacher)
+        return train_heads, [*run, "--path_t", str(teacher), "--learning_rate", "0.001", *more], teacher / "run"
+    args = distilling("kd" if kind == "student" else kind, teacher_dir)
+    return train_student, [*args, *run, *more], save / "students" / "run"
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +166,7 @@ def test_terminated(moment, loader, tmp_path, monkeypatch, uninterrupted, teache
 @pytest.mark.parametrize("name", methods)
 def test_every_method_goes_on(name, tmp_path, monkeypatch, uninterrupted, teacher_dir):
     """Stopped twice: in its first stage if it has one, and in the middle of the second epoch of the main one."""
-    more = (*BRIEF, "--distill", name, "--epochs", "2")
-    script, args, directory = arguments("student", tmp_path, teacher_dir, *more)
+    script, args, directory = arguments(name, tmp_path, teacher_dir, "--epochs", "2")
     first_stage = 0
     with monkeypatch.context() as patch:
         stop_at(patch, Progress, "advance", 3, before=False, signal_number=signal.SIGTERM)
@@ -171,7 +178,21 @@ def test_every_method_goes_on(name, tmp_path, monkeypatch, uninterrupted, teache
         with pytest.raises(Stop):
             script.main(args)
     script.main(args)
-    assert_same(uninterrupted("student", *more), directory)
+    assert_same(uninterrupted(name, "--epochs", "2"), directory)
+
+
+def test_heads_go_on(tmp_path, monkeypatch, uninterrupted, teacher_dir):
+    """Stopped in the middle of the second epoch, when the best heads of the first are known."""
+    script, args, directory = arguments("heads", tmp_path, teacher_dir)
+    with monkeypatch.context() as patch:
+        stop_at(patch, Progress, "advance", STEPS + 3, before=False)
+        with pytest.raises(Stop):
+            script.main(args)
+    assert not directory.with_suffix(".pth").exists()
+    script.main(args)
+    whole = uninterrupted("heads")
+    assert_same(whole, directory)
+    assert_equal(read_checkpoint(whole.with_suffix(".pth")), read_checkpoint(directory.with_suffix(".pth")), "heads")
 
 
 def test_killed_by_the_system(tmp_path, uninterrupted, teacher_dir):

@@ -10,10 +10,11 @@ from helper.run import Run, student_name, teacher_name
 from models import name_from_path
 
 STUDENT = ["--path_t", "teacher.pth", "--model_s", "resnet8x4"]
+TEACHER = {"teacher": {"arch": "resnet32x4", "hash": "1a2b3c4d5e6f"}}
 
 
 def named(*args):
-    return student_name(student_options([*STUDENT, *args]), "cifar100", "resnet32x4", "1a2b3c4d5e6f")
+    return student_name(student_options([*STUDENT, *args]), "cifar100", TEACHER)
 
 
 def test_names():
@@ -37,7 +38,7 @@ def test_what_does_not_is_not(args):
 
 def test_another_teacher_is_another_run():
     opt = student_options(STUDENT)
-    assert student_name(opt, "cifar100", "resnet32x4", "aaaaaaaaaaaa") != named()
+    assert student_name(opt, "cifar100", {"teacher": TEACHER["teacher"] | {"hash": "aaaaaaaaaaaa"}}) != named()
 
 
 def test_a_students_directory_tells_its_architecture():

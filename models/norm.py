@@ -6,9 +6,9 @@ from torch import nn
 class BatchNorm2d(nn.BatchNorm2d):
     """nn.BatchNorm2d that normalises a single 1x1 map by the running statistics, where PyTorch's refuses it.
 
-    Methods reduce features to such maps (an embedding, a map pooled to a smaller one), so without this an epoch whose
-    last batch has one image would end in an error although the networks take that batch. The running statistics are
-    left as they are: one value has no variance.
+    Methods and heads reduce features to such maps (an embedding, a map pooled to a smaller one), so without this an
+    epoch whose last batch has one image would end in an error although the networks take that batch. The running
+    statistics are left as they are: one value has no variance.
 
     Shapes: x (B, C, H, W) -> the same.
     """

@@ -1,0 +1,96 @@
+"""Distilling Knowledge via Intermediate Classifiers. Asadian, Salehi-Abari. 2021, arXiv 2103.00497.
+
+L = sum_b (1 - a_b) * CE(z_s, y) + a_b * KL_T(z_s, z_t_b),   b = 0: the teacher's classifier, b = 1 ... k: its heads
+KL_T as in kd, with its T^2
+"""
+import argparse
+from typing import ClassVar
+
+import torch.nn.functional as F
+
+from distiller_zoo.base import Loss, Method, Option, Weights
+from distiller_zoo.kd import DistillKL
+from distiller_zoo.options import number
+from distiller_zoo.tuned_heads import HEAD_STAGES, PATH_HEADS, tuned_heads
+from errors import UsageError, unknown
+
+
+class DIHLoss(Loss):
+    """Cross-entropy and KL against each of the teacher's classifiers, a branch for each.
+
+    Args:
+        alpha: the KL's share of a branch: a number for all branches, or one for each, as a sequence or as {b: alpha}.
+            A branch of alpha 0 is left out, its cross-entropy too.
+        T: temperature.
+        reduction: 'sum' over the branches, as published, which makes gradients about k + 1 times those of kd; or 'mean'
+            over those that are not left out.
+
+    Shapes: z_s (B, K), a list of z_t_b (B, K), target (B,) classes -> () loss. The teacher's logits get no gradient.
+
+    Raises UsageError for a list of alphas that does not fit the branches, or if all are 0.
+    """
+
+    def __init__(self, alpha=0.1, T=5.0, reduction="sum"):
+        super().__init__()
+        if reduction not in ("sum", "mean"):
+            raise unknown("reduction", reduction, ("sum", "mean"))
+        self.alpha, self.reduction = alpha, reduction
+        self.kl = DistillKL(T)
+
+    def forward(self, z_s, z_ts, target):
+        alphas = branch_alphas(self.alpha, len(z_ts))
+        branches = [(alpha, z_t) for alpha, z_t in zip(alphas, z_ts, strict=True) if alpha]
+        if not branches:
+            raise UsageError("dih: every branch has alpha 0 and is left out: give at least one of them a value")
+        ce = F.cross_entropy(z_s, target)
+        total = sum((1 - alpha) * ce + alpha * self.kl(z_s, z_t.detach()) for alpha, z_t in branches)
+        return total / len(branches) if self.reduction == "mean" else total
+
+
+def branch_alphas(alpha, count):
+    """[alpha of branch 0, 1, ... count - 1] from a number, a sequence, or {branch: alpha} whose keys may be text, as
+    in JSON. Raises UsageError unless there is one for every branch."""
+    if isinstance(alpha, (int, float)):
+        return [alpha] * count
+    given = {int(b): a for b, a in (alpha.items() if isinstance(alpha, dict) else enumerate(alpha))}
+    if sorted(given) != list(range(count)):
+        raise UsageError(f"alpha is given for branches {', '.join(map(str, sorted(given))) or 'none'}, and there are 0 "
+                         f"(the final classifier) to {count - 1}: give one for each, or a single number")
+    return [given[b] for b in range(count)]
+
+
+def alpha_list(text):
+    """An argparse type: '0.1' -> 0.1 for every branch, '0.1,0.2,0' -> [0.1, 0.2, 0.0], the final classifier first."""
+    share = number(float, at_least=0, at_most=1)
+    alphas = [share(part) for part in text.split(",")]
+    if not any(alphas):
+        raise argparse.ArgumentTypeError(f"'{text}' leaves every branch out")
+    return alphas if len(alphas) > 1 else alphas[0]
+
+
+class IntermediateHeads(Method):
+    """The teacher's own classifier and those that train_heads.py put on its stages, all teaching the student at once.
+
+    The loss has cross-entropy and KL in it, so gamma and alpha are 0 and beta is 1; -a is --dih_alpha.
+    """
+
+    weights = Weights(0.0, 0.0, 1.0, "DIH, README: alpha 0.1 and T 5 within", kd_T=5.0)
+    synonyms: ClassVar = {"d": "dih_alpha", "alpha": "dih_alpha"}
+    options = (
+        PATH_HEADS, HEAD_STAGES,
+        Option(("--dih_alpha",), {"type": alpha_list, "metavar": "A[,A,...]", "help": "dih: the KL's share of a "
+                                  "branch, for all or for each, the final classifier first; 0 leaves one out; default: "
+                                  "0.1"}),
+        Option(("--dih_reduction",), {"choices": ["sum", "mean"], "default": "sum",
+                                      "help": "dih: over the branches; sum is published"}),
+    )
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        self.heads = tuned_heads(opt, self.t_shapes, "flat")
+        alpha = 0.1 if opt.dih_alpha is None else opt.dih_alpha
+        branch_alphas(alpha, 1 + len(self.heads.module))  # raises UsageError
+        self.loss = DIHLoss(alpha, opt.kd_T, opt.dih_reduction)
+
+    def forward(self, s, t, batch):
+        return self.loss(s.logits, [t.logits, *self.heads(t.maps)], batch.target)

@@ -1,0 +1,87 @@
+"""Deep Mutual Learning. Zhang, Xiang, Hospedales, Lu. CVPR 2018, arXiv 1706.00384.
+
+L_i = (1 - a) * CE(z_i, y) + a / (P - 1) * sum_{j != i} KL_T(z_i, z_j),   P networks, KL_T as in kd, with its T^2
+"""
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distiller_zoo.base import Loss, Method, Option, Weights
+from distiller_zoo.kd import DistillKL
+from models import check_name, create_model
+
+
+class DMLLoss(Loss):
+    """What one of several networks learns from the labels and from the others, all in training.
+
+    The paper weighs both alike; the defaults are those of DIH's repository.
+
+    Args:
+        alpha: the KL's share.
+        T: temperature.
+
+    Shapes: z_s (B, K), a list of the others' logits (B, K), target (B,) classes -> () loss. The others get no gradient.
+    Without others (DIH's burn-out, before the networks have learnt anything worth telling) it is the cross-entropy.
+    """
+
+    def __init__(self, alpha=0.1, T=1.0):
+        super().__init__()
+        self.alpha = alpha
+        self.kl = DistillKL(T)
+
+    def forward(self, z_s, z_others, target):
+        ce = F.cross_entropy(z_s, target)
+        if not z_others:
+            return ce
+        kl = sum(self.kl(z_s, z.detach()) for z in z_others) / len(z_others)
+        return (1 - self.alpha) * ce + self.alpha * kl
+
+
+def name_list(text):
+    """An argparse type: 'resnet20,resnet14' -> ['resnet20', 'resnet14'], each the name of a network."""
+    names = text.split(",")
+    for name in names:
+        check_name(name)
+    return names
+
+
+class MutualLearning(Method):
+    """The student and its peers, all untrained, learning from the labels and from each other, in turn on every batch.
+
+    There is no teacher. The peers are the method's own, trained and checkpointed with it; the student is what is kept.
+    In each turn one network takes a step towards the others' present predictions, as in the paper. DIH's code has
+    whole epochs for turns.
+    """
+
+    weights = Weights(0.9, 0.0, 0.1, "DIH's DML; the paper: 1, 0, 1", kd_T=1.0)
+    synonyms: ClassVar = {"d": "beta", "alpha": "beta"}
+    needs_teacher = False
+    options = (Option(("--peers",), {"type": name_list, "metavar": "NAME,NAME,...",
+                                     "help": "dml: networks that learn beside the student; default: one more of "
+                                     "its kind"}),)
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        names = opt.peers or [opt.model_s]
+        self.peers = nn.ModuleList(create_model(name, opt.num_classes) for name in names)
+        self.peers.to(memory_format=torch.channels_last)
+        self.turns = 1 + len(names)
+        self.gamma, self.beta = opt.gamma, opt.beta
+        self.kl = DistillKL(opt.kd_T)
+
+    def forward(self, s, t, batch):
+        with torch.no_grad():
+            others = [peer(batch.images) for peer in self.peers]
+        return self._kl(s.logits, others)
+
+    def turn_loss(self, turn, s, batch):
+        learner = self.peers[turn - 1]
+        with torch.no_grad():
+            others = [s.logits, *(peer(batch.images) for peer in self.peers if peer is not learner)]
+        z = learner(batch.images)
+        return self.gamma * F.cross_entropy(z.float(), batch.target) + self.beta * self._kl(z, others)
+
+    def _kl(self, z, others):
+        return sum(self.kl(z, z_other) for z_other in others) / len(others)

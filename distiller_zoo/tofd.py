@@ -1,0 +1,133 @@
+"""Task-Oriented Feature Distillation. Zhang, Shi, Shi, Ma, Bao. NeurIPS 2020.
+
+L = sum_i alpha * ||F_s_i W_i^T - F_t_i||_F + CE(z_s_i, y) + H(softmax(z_t_i / T), softmax(z_s_i / T))
+    + beta * sum_i ||W_i W_i^T - I||_F + ||W_i^T W_i - I||_F,   i: the exits, F_i (B, D): the features there
+"""
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from distiller_zoo.base import Loss, Method, Option, Weights
+from distiller_zoo.epochs import EpochCounter
+from distiller_zoo.options import SWITCH, number
+from distiller_zoo.tuned_heads import HEAD_STAGES, PATH_HEADS, tuned_heads
+from errors import UsageError
+from models.heads import Heads
+
+
+class TOFDLoss(Loss):
+    """At each exit of the two networks: distance of features, cross-entropy and cross-entropy with the teacher.
+
+    The links W_i that bring the student's features to the teacher's width belong to the loss, and are kept close to
+    orthogonal. Without `widths` they are made at the first call, too late for an optimiser or a state_dict from before.
+
+    Args:
+        alpha: weight of the features' distance.
+        beta: weight of the links' distance from orthogonality.
+        widths: (d_s, d_t) of the features of each exit.
+        per_sample: average the distances of the samples, instead of the published norm of the whole batch's
+            difference, which grows like sqrt(B).
+
+    Shapes: lists over the exits, in one order: student's features (B, d_s), teacher's (B, d_t), logits of both (B, K);
+    then target (B,) classes, T the temperature of this epoch -> () loss. There are as many exits as the student has
+    features; what other lists hold beyond that is not read. The teacher gets no gradient.
+    """
+
+    def __init__(self, alpha=0.05, beta=0.03, widths=None, per_sample=False):
+        super().__init__()
+        self.alpha, self.beta, self.per_sample = alpha, beta, per_sample
+        self.links = nn.ModuleList(nn.Linear(*pair, bias=False) for pair in widths or ())
+        self._ready = widths is not None
+
+    def forward(self, feats_s, feats_t, z_ss, z_ts, target, T):
+        if not self._ready:
+            pairs = zip(feats_s, feats_t, strict=False)
+            self.links.extend(nn.Linear(f_s.shape[1], f_t.shape[1], bias=False).to(f_s) for f_s, f_t in pairs)
+            self._ready = True
+        loss = 0
+        for i, (link, f_s) in enumerate(zip(self.links, feats_s, strict=True)):
+            loss = loss + self.alpha * self.distance(link(f_s), feats_t[i].detach())
+            loss = loss + F.cross_entropy(z_ss[i], target) + soft_cross_entropy(z_ss[i], z_ts[i].detach(), T)
+            loss = loss + self.beta * orthogonality(link.weight)
+        return loss
+
+    def distance(self, f_s, f_t):
+        """||f_s - f_t|| of the batch, or its mean over the samples: (B, D), (B, D) -> (). Zero has gradient zero."""
+        if self.per_sample:
+            return torch.linalg.vector_norm(f_s - f_t, dim=1).mean()
+        return torch.linalg.vector_norm(f_s - f_t)
+
+
+def orthogonality(weight):
+    """||W W^T - I|| + ||W^T W - I||, neither of them squared: W (d_t, d_s) -> (). Zero has gradient zero."""
+    grams = weight @ weight.T, weight.T @ weight
+    return sum(torch.linalg.vector_norm(g - torch.eye(len(g), dtype=g.dtype, device=g.device)) for g in grams)
+
+
+def soft_cross_entropy(z_s, z_t, T):
+    """Cross-entropy of the tempered probabilities, without T^2: z_s, z_t (B, K) -> (), averaged over the batch."""
+    return F.cross_entropy(z_s / T, F.softmax(z_t / T, dim=1))
+
+
+def temperature(epoch, t=3.0):
+    """T of an epoch counted from 0: 1.012 in the first and 3.4 in the 200th as published (t = 3)."""
+    return 1 + t / 250 * (epoch + 1)
+
+
+class TaskOrientedFeatures(Method):
+    """Exits through separable convolutions on the early stages of both networks, and their ends as the last exit.
+
+    The teacher's exits come from train_heads.py --head_type sepconv. The student's are dropped after training. The loss
+    has cross-entropy in it, so gamma and alpha are 0 and beta is 1; -a is --tofd_alpha.
+
+    The published networks have a fourth exit beside the final classifier, on the same map, and their lists of logits
+    and of features are shifted against each other by it: --tofd_faithful 1 has both.
+    """
+
+    weights = Weights(0.0, 0.0, 1.0, "DIH's TOFD: alpha 0.05, beta 0.03, t 3 within")
+    synonyms: ClassVar = {"d": "tofd_alpha", "alpha": "tofd_alpha"}
+    options = (
+        PATH_HEADS, HEAD_STAGES,
+        Option(("--tofd_alpha",), {"type": number(float, at_least=0), "metavar": "A",
+                                   "help": "tofd: weight of the features' distance; default: 0.05"}),
+        Option(("--tofd_beta",), {"type": number(float, at_least=0), "default": 0.03, "metavar": "B",
+                                  "help": "tofd: weight of the links' orthogonality"}),
+        Option(("--tofd_t",), {"type": number(float, at_least=0), "default": 3.0, "metavar": "T",
+                               "help": "tofd: the temperature is 1 + T/250 * epoch"}),
+        Option(("--tofd_faithful",), SWITCH | {"help": "tofd: 1: the published pairing of exits, shifted by one"}),
+    )
+
+    def __init__(self, student, teacher, opt):
+        super().__init__(student, teacher, opt)
+        self.faithful = bool(opt.tofd_faithful)
+        last = min(len(self.s_shapes), len(self.t_shapes)) - 2
+        if self.faithful and opt.head_stages:
+            raise UsageError("--tofd_faithful has an exit on every stage: leave out --head_stages")
+        stages = list(range(1, last + 1 if self.faithful else last)) if opt.head_stages is None else opt.head_stages
+        if not stages or stages[-1] > last:
+            raise UsageError(f"tofd: there is no stage for an exit before the last, the stage maps being "
+                             f"{self.s_shapes[1:-1]} (student) and {self.t_shapes[1:-1]} (teacher): choose from 1 to "
+                             f"{last} with --head_stages")
+        opt.head_stages = stages
+        self.heads_t = tuned_heads(opt, self.t_shapes, "sepconv")
+        self.heads_s = Heads(self.s_shapes[1:-1], stages, opt.num_classes, "sepconv")
+        s_dims, t_dims = ([shapes[-2][0]] * len(stages) for shapes in (self.s_shapes, self.t_shapes))
+        if not self.faithful:  # the last exit's feature is the embedding
+            s_dims, t_dims = [self.s_shapes[-1][0], *s_dims], [self.t_shapes[-1][0], *t_dims]
+        self.loss = TOFDLoss(0.05 if opt.tofd_alpha is None else opt.tofd_alpha, opt.tofd_beta,
+                             widths=list(zip(s_dims, t_dims, strict=True)))
+        self.epoch, self.t = EpochCounter(opt.n_data), opt.tofd_t
+
+    def forward(self, s, t, batch):
+        feats_s, z_ss = self._exits(self.heads_s, s)
+        feats_t, z_ts = self._exits(self.heads_t.module, t)
+        T = temperature(self.epoch(len(batch.target)) - 1, self.t)
+        return self.loss(feats_s, feats_t, z_ss, z_ts, batch.target, T)
+
+    def _exits(self, heads, features):
+        """Features and logits of the exits, deep to shallow, the network's own end first."""
+        feats, logits = heads.features(features.maps)
+        ends = [] if self.faithful else [features.embedding]
+        return [*ends, *reversed(feats)], [features.logits, *reversed(logits)]

@@ -1,0 +1,41 @@
+"""Tune intermediate classifiers on a frozen teacher: heads.pth beside it, for --distill dih, tofd and mhkd.
+
+    python train_heads.py --path_t save/teachers/resnet110_cifar100_recipe-dih_trial-0 --recipe dih
+"""
+from helper import cli
+from helper.device import seed_everything
+from helper.fit import fit, make_optimizer
+from helper.options import heads_options
+from helper.run import Run
+from helper.setup import make_teacher, network_facts, open_teacher, prepare
+from helper.tuning import HeadTuning, describe_heads, save_heads
+from models import default_learning_rate, feature_shapes
+from models.heads import Heads
+
+
+def main(argv=None):
+    opt = heads_options(argv)
+    checkpoint = open_teacher(opt)
+    device, data, loaders = prepare(opt)
+
+    teacher, teacher_facts = make_teacher(checkpoint, opt, device, data, loaders["test"])
+    if opt.learning_rate is None:
+        opt.learning_rate = default_learning_rate(teacher.name)
+    seed_everything(opt.seed, opt.deterministic)
+    shapes = feature_shapes(teacher, opt.image_size)[1:-1]
+    heads = Heads(shapes, opt.head_stages, opt.num_classes, opt.head_type, opt.head_pool).to(device.device)
+    split = "val" if "val" in loaders else "test"
+    objective = HeadTuning(teacher, heads, device, split)
+
+    facts = network_facts(teacher.name, heads, heads, opt, device) | teacher_facts
+    directory, file = checkpoint.path.parent / opt.name, checkpoint.path.parent / f"{opt.name}.pth"
+    with Run(directory, opt, facts) as run:
+        optimizer, scheduler = make_optimizer(objective, opt)
+        fit(objective, optimizer, scheduler, loaders, device, run, opt)
+        save_heads(file, objective.student, opt, teacher_facts["teacher"])
+        print(describe_heads(objective.student, split))
+        print(f"{file}: the heads, each of its best epoch")
+
+
+if __name__ == "__main__":
+    cli.run(main)
