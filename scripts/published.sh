@@ -55,6 +55,23 @@ distill() {
         "${flags[@]}" --trial "$5"
 }
 
+# chain TEACHER ASSISTANT... STUDENT: each distilled by kd from the one before it; the student TRIALS times.
+chain() {
+    local path name="$1" trial
+    vanilla "$1" 0
+    path=$vanilla_directory
+    shift
+    while [ $# -gt 0 ]; do
+        name+="-$1"
+        for ((trial = 0; trial < ($# > 1 ? 1 : TRIALS); trial++)); do
+            run "$SAVE_DIR/students/takd_${name}_${DATASET}_epochs-${EPOCHS}_trial-$trial" train_student.py \
+                --path_t "$path" --model_s "$1" --distill kd --trial "$trial"
+        done
+        path="$SAVE_DIR/students/takd_${name}_${DATASET}_epochs-${EPOCHS}_trial-0"
+        shift
+    done
+}
+
 # distill_all SOURCE: every row of it that METHODS and STUDENTS ask for, TRIALS times.
 distill_all() {
     while IFS=$'\t' read -r -u 3 teacher student method flags; do

@@ -10,7 +10,6 @@ from distiller_zoo.abound import ABLoss, Connector
 from distiller_zoo.correlation import Correlation, LinearEmbed
 from distiller_zoo.factor import FactorTransfer, Paraphraser, Translator
 from distiller_zoo.hint import HintLoss
-from distiller_zoo.norm import BatchNorm2d
 from distiller_zoo.pkt import PKT
 from distiller_zoo.reviewkd import HCL
 from distiller_zoo.rkd import RKDLoss
@@ -18,6 +17,7 @@ from distiller_zoo.semckd import SemCKD
 from distiller_zoo.simkd import SimKD
 from distiller_zoo.srrl import SRRL
 from distiller_zoo.vid import VIDLoss
+from models.norm import BatchNorm2d
 from tests.distiller_zoo.published import gradient_norm, load_parameters
 from tests.golden import classic, draw_inputs
 

@@ -1,9 +1,4 @@
 """Losses on feature maps: published values, gradients, a perfect match, empty and extreme maps, half precision."""
-import json
-import re
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
@@ -17,8 +12,7 @@ from distiller_zoo.pooling import pool_to_match
 from distiller_zoo.similarity import Similarity
 from distiller_zoo.unit import unit
 from tests import golden
-
-heads = json.loads((Path(golden.__file__).parent / "heads.json").read_text())["cases"]
+from tests.golden import draw, heads
 
 
 def of_first(loss):
@@ -57,13 +51,6 @@ def value_and_gradients(loss, maps_s, maps_t):
     value = loss(maps_s, maps_t)
     value.backward()
     return value, [torch.zeros_like(f) if f.grad is None else f.grad for f in maps_s]
-
-
-def draw(text, dtype=torch.float64):
-    """The input that heads.json describes, such as 1.5*rn(821,2,4,6,6)."""
-    scale, numbers = re.fullmatch(r"(?:([\d.]+)\*)?rn\((.*)\)", text).groups()
-    seed, *shape = map(int, re.findall(r"\d+", numbers))
-    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)).to(dtype) * float(scale or 1)
 
 
 @each_precision

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Distillation via intermediate heads, the whole pipeline for a teacher, a student and a data set: teacher, its heads, then
+# DIH and every baseline of DIH's README (KD, FitNets, TAKD, AT, CRD, TOFD, MHKD), TRIALS times each, and the table.
+#   DATASET=cifar100 MODEL_T=resnet110 MODEL_S=resnet8 ASSISTANT=resnet20 bash scripts/run_dih.sh
+# INIT_EPOCHS is the length of FitNets' first stage; EPOCHS (200), TRIALS (3), METHODS and the others as in published.sh.
+# MORE=1 adds the student alone and deep mutual learning.
+EPOCHS=${EPOCHS:-200}
+source "$(dirname "${BASH_SOURCE[0]}")/published.sh"
+teacher=${MODEL_T:-resnet110} student=${MODEL_S:-resnet8} assistant=${ASSISTANT:-resnet20}
+more=(--recipe dih "${more[@]}")
+names=${METHODS:-"dih kd hint takd attention crd tofd mhkd${MORE:+ dml alone}"}
+
+vanilla "$teacher" 0
+teacher_directory=$vanilla_directory
+
+# heads TYPE: those of the teacher, in $heads_file.
+heads() {
+    run "$teacher_directory/heads_$1" train_heads.py --path_t "$teacher_directory" --head_type "$1" --skip_validation
+    heads_file="$teacher_directory/heads_$1.pth"
+}
+
+for method in $names; do
+    flags=(--path_t "$teacher_directory")
+    case "$method" in
+        dih) heads flat; flags+=(--path_heads "$heads_file") ;;
+        tofd) heads sepconv; flags+=(--path_heads "$heads_file") ;;
+        hint) flags+=(--init_epochs "${INIT_EPOCHS:-40}") ;;
+        dml) flags=(--peers "$teacher") ;;
+    esac
+    for ((trial = 0; trial < TRIALS; trial++)); do
+        case "$method" in
+            alone) vanilla "$student" "$trial" ;;
+            takd) ;;  # the chain makes its own trials, below
+            *) run "$SAVE_DIR/students/${student}_T-${teacher}_${DATASET}_${method}_epochs-${EPOCHS}_trial-$trial" \
+                train_student.py --model_s "$student" --distill "$method" "${flags[@]}" --trial "$trial" ;;
+        esac
+    done
+    if [ "$method" = takd ]; then chain "$teacher" "$assistant" "$student"; fi
+done
+conclude
