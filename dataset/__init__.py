@@ -7,7 +7,7 @@
 To add a data set, write `build(data_dir, image_size, cache_dir) -> Data` in a file of its own and name it in
 `dataset_dict`. A builder imports what only it needs inside itself: torchvision alone takes 2 s to import.
 """
-from dataset import cifar, digits, folder
+from dataset import cifar, digits, folder, tiny_imagenet
 from dataset.augment import augment_batch
 from dataset.data import ArrayImages, Data, ImageSet, hold_out
 from dataset.device_loader import DeviceLoader
@@ -21,6 +21,7 @@ dataset_dict = {
     "digits": digits.build,
     "cifar10": cifar.build_cifar10,
     "cifar100": cifar.build_cifar100,
+    "tiny_imagenet": tiny_imagenet.build,
     "folder": folder.build,
 }
 
@@ -36,7 +37,7 @@ def load_dataset(name, data_dir, *, holdout=0, image_size=None, cache_dir, seed=
     holdout: so many training images of each class become `Data.val`; with 0 `Data.val` is the data set's own validation
         split if it has one, else the test set itself. Which ones is a function of `seed` alone.
     image_size: decode to this many pixels a side; None keeps the images' own size.
-    cache_dir: where decoded images are kept between runs (`folder` only).
+    cache_dir: where the decoded images of `folder` and `tiny_imagenet` are kept between runs.
     Raises UsageError for an unknown name, for data that is absent or broken, and for a holdout that empties a class.
     """
     if name not in dataset_dict:

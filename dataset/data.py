@@ -94,12 +94,13 @@ class Data:
     train: ImageSet
     val: ImageSet
     test: ImageSet
-    identity: str = ""  # changes when the images do; "" where the name says it all
+    identity: str = ""  # changes when the images or their labels do; "" where the name says it all
+    padding: int | None = None  # pixels added on each side before the random crop; None: 4 at 32x32 (He et al. 2016),
+    # and in proportion elsewhere
 
-    @property
-    def padding(self):
-        """Pixels added on each side before the random crop: 4 at 32x32 (He et al. 2016), in proportion elsewhere."""
-        return self.image_size // 8
+    def __post_init__(self):
+        if self.padding is None:
+            self.padding = self.image_size // 8
 
     @property
     def num_classes(self):

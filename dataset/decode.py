@@ -1,6 +1,7 @@
 """Image files to pixels: one at a time, or a whole list into a cache file that later runs map into memory."""
 import concurrent.futures
 import contextlib
+import glob
 import os
 import struct
 import sys
@@ -12,6 +13,11 @@ from PIL import Image
 
 from errors import UsageError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # What Pillow raises on damaged files: the first four are all that 50,000 files of seven formats, cut short or with some
 # bytes changed, got out of Pillow 13; its source names the last two as well.
 _DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError, struct.error)
@@ -22,10 +28,11 @@ _CHUNK_BYTES = 32e6  # decoded at a time, so that decoding needs little memory h
 def decode(path, size):
     """The image file as a PIL RGB image of size x size pixels.
 
-    Shorter side resized to `size` (bilinear, antialiased), then the centre cut out. Raises UsageError with the path.
+    Shorter side resized to `size` (bilinear, antialiased), then the centre cut out. Of 16 bits the higher 8 are kept.
+    Raises UsageError with the path.
     """
     with _named(path), Image.open(path) as file:
-        image = file.convert("RGB")
+        image = _eight_bits(file).convert("RGB")
     width, height = image.size
     if width == height == size:
         return image
@@ -33,6 +40,19 @@ def decode(path, size):
     width, height = max(size, round(width * scale)), max(size, round(height * scale))
     left, top = (width - size) // 2, (height - size) // 2
     return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+
+
+def _eight_bits(image):
+    """The image itself, or its higher 8 bits where it is grey of 16: Pillow's `convert` would make all above 255 white.
+
+    (16-bit colour needs nothing: Pillow keeps the higher 8 bits when it reads the file.) Raises ValueError for 32 bits,
+    integer or float, which only TIFF has, and of which nothing says what is white.
+    """
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("its pixels have 32 bits: save it with 8 or 16 per channel")
+    return image
 
 
 def dimensions(path):
@@ -55,18 +75,31 @@ def cached_array(cache_file, paths, size):
     Decoding 50,000 JPEG files of 32x32 takes 7 to 10 s on 2 cores, mapping them 1 ms.
     The caller names the file after everything the pixels depend on. A file that is cut short, or is no such array, is
     written again. Pages are loaded when touched and can be dropped by the system: the data set is never copied.
+    Where the file cannot be written, the images are decoded into ordinary memory, and a note on standard error says so.
     """
     shape = (len(paths), size, size, 3)
     array = _map(cache_file, shape)
     if array is None:
-        print(f"decoding {len(paths)} images into {cache_file}", file=sys.stderr)
-        with written_whole(cache_file) as file:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            for image in decode_each(paths, size):
-                file.write(image.tobytes())
-        array = _map(cache_file, shape)
+        try:
+            _write_array(cache_file, paths, shape)
+            array = np.load(cache_file, mmap_mode="c")
+        except OSError as error:  # a read-only folder, a full disk
+            print(f"note: decoding {len(paths)} images into memory, as the cache {cache_file} cannot be written: "
+                  f"{error.strerror or error}", file=sys.stderr)
+            array = np.empty(shape, np.uint8)
+            for i, image in enumerate(decode_each(paths, size)):
+                array[i] = image
     return torch.from_numpy(array)
+
+
+def _write_array(cache_file, paths, shape):
+    """Decode the files into a .npy file of that shape. Raises OSError where it cannot be written."""
+    with written_whole(cache_file) as file:
+        print(f"decoding {len(paths)} images into {cache_file}", file=sys.stderr)
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for image in decode_each(paths, shape[1]):
+            file.write(image.tobytes())
 
 
 def _map(cache_file, shape):
@@ -84,21 +117,40 @@ def written_whole(path):
     """A binary file that appears under `path` only once it is complete and on disk, and not at all if writing fails.
 
     Two processes may write the same path at once: each has its own temporary file, and the last rename wins.
-    Raises UsageError where the folder cannot be written.
+    Raises OSError where the folder cannot be written.
     """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(temporary, "wb") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a disk that has no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed or the process dies: see remove_abandoned
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UsageError(f"cannot write the cache of decoded images {path}: {error.strerror or error}") from error
+            if fcntl is not None:
+                os.replace(temporary, path)  # still locked
+        if fcntl is None:
+            os.replace(temporary, path)  # Windows renames no open file
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # gone already after the rename
+
+
+def remove_abandoned(folder):
+    """Remove what processes that were killed in the middle of `written_whole` left in `folder`.
+
+    Files that a process is writing at this moment stay: on Unix they are locked, and Windows removes no open file.
+    """
+    for path in glob.glob(os.path.join(glob.escape(folder), "*.????????.tmp")):
+        with contextlib.suppress(OSError):  # locked, removed by another process just now, on a disk that has no locks
+            if fcntl is None:
+                os.unlink(path)
+            else:
+                with open(path, "rb+") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
 
 
 @contextlib.contextmanager

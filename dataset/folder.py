@@ -1,7 +1,7 @@
 """Any tree of images: <data_dir>/train/<class>/... and <data_dir>/{val,test}/<class>/..., nested at will below a class.
 
 What is measured from the images (their size, mean and deviation) and, for the device loader, the decoded images are
-kept in the cache folder, under names made from the folder's path, the size asked for and a fingerprint of the tree:
+kept in the cache folder, under names made from the folder's path, a fingerprint of the tree and the images' size:
 a changed tree has another name, so nothing stale is ever read.
 """
 import contextlib
@@ -9,16 +9,17 @@ import glob
 import hashlib
 import json
 import os
+import sys
 from typing import NamedTuple
 
 import torch
 
 from dataset.data import Data, ImageSet, channel_stats
-from dataset.decode import cached_array, decode, decode_each, dimensions, written_whole
+from dataset.decode import cached_array, decode, decode_each, dimensions, remove_abandoned, written_whole
 from errors import UsageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-FORMAT = 1  # raise it when decoding changes, and every cache is made anew
+FORMAT = 2  # raise it when decoding changes, and every cache is made anew
 STATS_IMAGES = 5000  # mean and deviation come from at most this many: within 0.003 of all 50,000 for CIFAR-10
 
 
@@ -28,6 +29,7 @@ class Split(NamedTuple):
     targets: list[int]
     sizes: list[int]  # bytes of each file
     stamps: list[str]  # name, size and modification time of each file: what the fingerprint is made of
+    empty: list[str]  # class folders without images, relative to the data folder
 
 
 class FolderImages(ImageSet):
@@ -56,15 +58,27 @@ def build(data_dir, image_size, cache_dir):
     mixed sizes without `image_size`, and for a damaged image that gets measured.
     """
     root = os.path.abspath(data_dir)
-    splits = _scan(root)
-    cache = _cache_prefix(root, splits, image_size, cache_dir)
-    facts = _measured(root, splits, image_size, cache)
-    size = facts["image_size"]
-    sets = {name: FolderImages(root, split, size, f"{cache}-{name}.npy") for name, split in splits.items()}
+    return from_splits(f"folder-{os.path.basename(root)}", root, _scan(root), image_size, cache_dir)
+
+
+def from_splits(name, root, splits, image_size, cache_dir, stats=None):
+    """`Data` called `name` of {"train": Split, and "val", "test" or both}, whose files are below `root`.
+
+    stats: (mean, std) per channel; None measures them on the training images.
+    """
+    remove_abandoned(cache_dir)
+    cache = _cache_prefix(root, splits, cache_dir)
+    _remove_stale(cache)
+    size = image_size
+    if size is None:
+        size = _kept(f"{cache}-native.json", {"image_size"}, lambda: _common_size(root, splits))["image_size"]
+    if stats is None:
+        facts = _kept(f"{cache}-{size}.json", {"mean", "std"}, lambda: _channel_stats(root, splits["train"], size))
+        stats = tuple(facts["mean"]), tuple(facts["std"])
+    sets = {key: FolderImages(root, split, size, f"{cache}-{size}-{key}.npy") for key, split in splits.items()}
     test = sets.get("test") or sets["val"]
-    mean, std = tuple(facts["mean"]), tuple(facts["std"])
-    return Data(f"folder-{os.path.basename(root)}", splits["train"].classes, size, mean, std, flip=True,
-                train=sets["train"], val=sets.get("val", test), test=test, identity=_identity(splits))
+    return Data(name, splits["train"].classes, size, *stats, flip=True, train=sets["train"],
+                val=sets.get("val", test), test=test, identity=identity(splits))
 
 
 def _scan(root):
@@ -76,88 +90,112 @@ def _scan(root):
         raise UsageError(f"no folder train/ in {root}")
     if len(present) == 1:
         raise UsageError(f"no folder val/ or test/ in {root}")
-    try:
-        splits = {name: _scan_split(root, name) for name in present}
-    except OSError as error:  # a broken link, a folder without permission
-        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
-    train = splits["train"].classes
-    for name in present[1:]:
-        different = sorted(set(train) ^ set(splits[name].classes))
-        if different:
-            some = ", ".join(f"'{c}' only in {'train' if c in train else name}/" for c in different[:3])
-            raise UsageError(f"train/ and {name}/ of {root} have different classes: {some}"
-                             + (f" and {len(different) - 3} more" if len(different) > 3 else ""))
+    splits = {name: scan_split(root, name) for name in present}
+    compare_classes(root, splits)
     return splits
 
 
-def _scan_split(root, name):
-    """The images in <root>/<name>/<class>/, one stat each: 60,000 files take 0.3 s."""
-    split = Split([], [], [], [], [])
-    folders = sorted(entry.name for entry in os.scandir(os.path.join(root, name)) if entry.is_dir())
-    for folder in folders:
-        files = list(_walk(os.path.join(root, name, folder), f"{name}/{folder}"))
-        if not files:
-            continue
-        split.targets.extend([len(split.classes)] * len(files))
-        split.classes.append(folder)
-        split.names.extend(file for file, _ in files)
-        split.sizes.extend(stat.st_size for _, stat in files)
-        split.stamps.extend(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}" for file, stat in files)
-    if not split.names:
+def scan_split(root, name):
+    """`Split` of the images in <root>/<name>/<class>/, one stat each: 60,000 files take 0.3 s. Raises UsageError."""
+    with readable():
+        folders = sorted(entry.name for entry in os.scandir(os.path.join(root, name))
+                         if entry.is_dir() and not entry.name.startswith("."))
+        files = {folder: list(walk(os.path.join(root, name, folder), f"{name}/{folder}")) for folder in folders}
+    if not any(files.values()):
         raise UsageError(f"no images in {os.path.join(root, name)}/<class>/ ({', '.join(SUFFIXES)})")
+    return make_split(files)._replace(empty=[f"{name}/{folder}/" for folder in folders if not files[folder]])
+
+
+def make_split(files):
+    """`Split` of {class: [(relative name, stat), ...]}, where a class without files is none."""
+    split = Split(sorted(name for name in files if files[name]), [], [], [], [], [])
+    for label, name in enumerate(split.classes):
+        for file, stat in files[name]:
+            split.names.append(file)
+            split.targets.append(label)
+            split.sizes.append(stat.st_size)
+            split.stamps.append(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}")
     return split
 
 
-def _walk(folder, relative):
+def compare_classes(root, splits):
+    """Raise UsageError where the splits have different classes; say so where a class has a folder and no image."""
+    train = splits["train"].classes
+    empty = [folder for split in splits.values() for folder in split.empty]
+    for name in [name for name in splits if name != "train"]:
+        different = sorted(set(train) ^ set(splits[name].classes))
+        only = [(c, *(("train", name) if c in train else (name, "train"))) for c in different]
+        if only:
+            some = [f"'{c}' only in {there}/" + (f" (no images in {absent}/{c}/)" if f"{absent}/{c}/" in empty else "")
+                    for c, there, absent in only]
+            raise UsageError(f"train/ and {name}/ of {root} have different classes: {first_few(some)}")
+    if empty:
+        print(f"note: no images in {first_few(empty)} of {root}: not counted as classes", file=sys.stderr)
+
+
+def first_few(items):
+    """The first three of them, and how many more."""
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+@contextlib.contextmanager
+def readable():
+    """Turn the OSError of a broken link, a folder without permission, ... into a UsageError."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from error
+
+
+def walk(folder, relative):
     """Yield (relative name, stat) of the images below `folder`, sorted; hidden files, as macOS's ._x.jpg, are not."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            yield from _walk(entry.path, f"{relative}/{entry.name}")
+            yield from walk(entry.path, f"{relative}/{entry.name}")
         elif entry.name.lower().endswith(SUFFIXES):
             yield f"{relative}/{entry.name}", entry.stat()
 
 
-def _cache_prefix(root, splits, image_size, cache_dir):
-    """<cache_dir>/folder-<which folder>-<what is in it>-<size>: what the names of its cache files begin with."""
+def _cache_prefix(root, splits, cache_dir):
+    """<cache_dir>/folder-<which folder>-<what is in it>: what the names of its cache files begin with."""
     content = hashlib.sha256(f"format {FORMAT}\n".encode())
     for split in splits.values():
         content.update(os.fsencode("\n".join(split.stamps)))
     where = hashlib.sha256(os.fsencode(root)).hexdigest()[:12]
-    name = f"folder-{where}-{content.hexdigest()[:20]}-{image_size or 'native'}"
-    return os.path.join(os.path.abspath(cache_dir), name)
+    return os.path.join(os.path.abspath(cache_dir), f"folder-{where}-{content.hexdigest()[:20]}")
 
 
-def _identity(splits):
+def identity(splits):
     """Twelve digits for the names and sizes of all files: the same wherever and whenever the tree was unpacked."""
     listing = "\n".join(f"{name}\0{size}" for split in splits.values()
                         for name, size in zip(split.names, split.sizes, strict=True))
     return hashlib.sha256(os.fsencode(listing)).hexdigest()[:12]
 
 
-def _measured(root, splits, image_size, cache):
-    """{"image_size", "mean", "std"} of the images, from `cache`.json or else measured, written there, and the caches of
-    what the folder held before removed. Mean and deviation are those of the training images."""
-    with contextlib.suppress(OSError, ValueError):  # absent, or not ours: measured again
-        with open(f"{cache}.json") as file:
-            facts = json.load(file)
-        if isinstance(facts, dict) and facts.keys() == {"image_size", "mean", "std"}:
+def _kept(path, keys, measure):
+    """The dict with these keys that `measure()` returned in an earlier run, from the file `path`, or returns now."""
+    with contextlib.suppress(OSError, ValueError), open(path) as file:  # absent, or not ours: measured again
+        facts = json.load(file)
+        if isinstance(facts, dict) and facts.keys() == keys:
             return facts
-    size = image_size or _common_size(root, splits)
-    names = splits["train"].names
-    count = min(len(names), STATS_IMAGES)
-    sample = [os.path.join(root, names[i * len(names) // count]) for i in range(count)]  # evenly spaced
-    mean, std = channel_stats(decode_each(sample, size))
-    facts = {"image_size": size, "mean": mean, "std": std}
-    with written_whole(f"{cache}.json") as file:
+    facts = measure()
+    with contextlib.suppress(OSError), written_whole(path) as file:  # cached_array says it where nothing can be written
         file.write(json.dumps(facts).encode())
-    _remove_stale(cache)
     return facts
 
 
+def _channel_stats(root, split, size):
+    """{"mean", "std"} of the images of a split, or of STATS_IMAGES of them, evenly spaced."""
+    count = min(len(split.names), STATS_IMAGES)
+    sample = [os.path.join(root, split.names[i * len(split.names) // count]) for i in range(count)]
+    mean, std = channel_stats(decode_each(sample, size))
+    return {"mean": mean, "std": std}
+
+
 def _common_size(root, splits):
-    """The side of the images, if all are squares of one size: every file's header is read (2.2 s for 60,000)."""
+    """{"image_size"}, if all are squares of one size: every file's header is read (2.2 s for 60,000)."""
     names = [name for split in splits.values() for name in split.names]
     width, height = dimensions(os.path.join(root, names[0]))
     for name in names:
@@ -167,14 +205,14 @@ def _common_size(root, splits):
                              "pass --image_size N to resize them")
     if width != height:
         raise UsageError(f"the images in {root} are {width}x{height}, not square; pass --image_size N to crop them")
-    return width
+    return {"image_size": width}
 
 
 def _remove_stale(cache):
-    """Remove the caches of the same folder with other contents; those of other image sizes stay."""
+    """Remove the caches of what the folder held before; those of other image sizes stay."""
     folder, name = os.path.split(cache)
     where, content = name.split("-")[1:3]
     for path in glob.glob(os.path.join(glob.escape(folder), f"folder-{where}-*")):
-        if os.path.basename(path).split("-")[2] != content:
+        if os.path.basename(path).split("-")[2] != content and not path.endswith(".tmp"):
             with contextlib.suppress(OSError):  # removed by another process just now, or (Windows) open in one
                 os.unlink(path)

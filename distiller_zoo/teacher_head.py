@@ -1,5 +1,6 @@
-"""It's All in the Head: Representation Knowledge Distillation through Classifier Sharing. Ben-Baruch et al. 2022,
-arXiv 2201.06945. TH-KD, as a modifier of any method: METHOD+th.
+"""It's All in the Head (TH-KD: the teacher's classifier on the student). Ben-Baruch et al. 2022, arXiv 2201.06945.
+
+A modifier of any method: METHOD+th.
 
 L = L_METHOD + delta * KL_T(W_t e_s + b_t, z_t),   W_t, b_t: the teacher's classifier, frozen
 """

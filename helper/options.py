@@ -173,9 +173,10 @@ def _add_training(parser):
 def _add_data(parser):
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default="cifar100", help=f"{_names(dataset_dict)}")
-    group.add_argument("--data_dir", default="data", help="where data sets are; for 'folder', the tree itself")
-    group.add_argument("--image_size", type=number(int, at_least=8), help="side in pixels that a folder's images are "
-                       "resized and cropped to; default: their own")
+    group.add_argument("--data_dir", default="data", help="where data sets are; for 'folder', the tree itself; for 'tiny_imagenet' "
+                       "either")
+    group.add_argument("--image_size", type=number(int, at_least=8), help="side in pixels that images of a folder or "
+                       "tiny_imagenet are resized and cropped to; default: their own")
     group.add_argument("--holdout", type=number(int, at_least=0), default=0, metavar="N",
                        help="take N training images per class as the validation set that chooses the best epoch")
     group.add_argument("--loader", choices=["auto", "device", "torch"], default="auto",

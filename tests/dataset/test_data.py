@@ -17,7 +17,7 @@ from errors import UsageError
 def test_unknown_names_get_the_nearest():
     with pytest.raises(UsageError, match="unknown data set 'cifar-100': did you mean cifar100"):
         load_dataset("cifar-100", "data", cache_dir="cache")
-    assert set(dataset_dict) >= {"digits", "cifar10", "cifar100", "folder"}
+    assert set(dataset_dict) >= {"digits", "cifar10", "cifar100", "tiny_imagenet", "folder"}
 
 
 def test_digits(digits):

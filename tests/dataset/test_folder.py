@@ -2,6 +2,7 @@
 import concurrent.futures
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 
 from dataset import decode as decode_module
-from dataset import make_loader
+from dataset import load_dataset, make_loader
+from dataset.decode import remove_abandoned, written_whole
 from dataset.folder import SUFFIXES
 from errors import UsageError
 
@@ -59,7 +61,7 @@ def test_nested_folders_suffixes_and_what_is_no_image(load, tmp_path):
     write_image(root / "test" / "cat" / "x.png", 50)
     for rubbish in ("train/cat/notes.txt", "train/cat/._a.png", "train/readme.png", "train/.DS_Store"):
         (root / rubbish).write_bytes(b"no image")
-    (root / "train" / "without_images").mkdir()
+    write_image(root / "train" / ".thumbnails" / "a.png", 51)
     data = load(root)
     assert sorted(os.path.relpath(data.train.path(i), root / "train" / "cat") for i in range(len(data.train))) \
         == sorted(names)
@@ -99,6 +101,44 @@ def test_palette_grey_and_transparent_images_become_rgb(tmp_path):
         assert decode_module.decode(tmp_path / "other.png", 16).mode == "RGB"
 
 
+def _levels(shift):
+    """(16, 16) uint16: every level of 8 bits once, in the higher byte, with something in the lower."""
+    return (np.arange(256, dtype=np.uint16).reshape(16, 16) << 8) + shift
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".pgm"])
+@pytest.mark.parametrize("shift", [0, 255])
+def test_grey_images_of_16_bits_keep_the_higher_8(tmp_path, suffix, shift):
+    Image.fromarray(_levels(shift)).save(tmp_path / f"deep{suffix}")
+    pixels = np.asarray(decode_module.decode(tmp_path / f"deep{suffix}", 16))
+    assert np.array_equal(pixels, np.arange(256).reshape(16, 16, 1).repeat(3, axis=2))
+
+
+def test_big_endian_16_bits(tmp_path):
+    Image.fromarray(_levels(7).astype(">u2")).save(tmp_path / "deep.tif")
+    assert Image.open(tmp_path / "deep.tif").mode == "I;16B"
+    assert np.array_equal(np.asarray(decode_module.decode(tmp_path / "deep.tif", 16))[..., 1].flatten(), range(256))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits_are_refused(tmp_path, dtype):
+    Image.fromarray(np.zeros((16, 16), dtype)).save(tmp_path / "deep.tif")
+    with pytest.raises(UsageError, match=r"deep\.tif: its pixels have 32 bits"):
+        decode_module.decode(tmp_path / "deep.tif", 16)
+
+
+def test_empty_class_folders_are_named(load, tree, capfd):
+    for name in ("ant", "bee"):
+        (tree / "train" / name).mkdir()
+    (tree / "test" / "ant").mkdir()
+    assert load(tree).classes == ["cat", "dog", "eel"]
+    assert capfd.readouterr().err == \
+        f"note: no images in train/ant/, train/bee/, test/ant/ of {tree}: not counted as classes\n"
+    (tree / "test" / "bee").mkdir()
+    load(tree)
+    assert "train/ant/, train/bee/, test/ant/ and 1 more of" in capfd.readouterr().err
+
+
 # The cache
 
 def test_decoded_once(load, tree, decoded, tmp_path, capfd):
@@ -119,7 +159,68 @@ def test_two_runs_at_once(load, tree, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         arrays = list(pool.map(lambda _: load(tree).train.array(), range(4)))
     assert all(torch.equal(array, arrays[0]) for array in arrays)
-    assert len(list((tmp_path / "cache").iterdir())) == 2  # the array and the facts, no temporary file
+    assert len(list((tmp_path / "cache").iterdir())) == 3  # the array, the size, the statistics; no temporary file
+
+
+def test_the_size_asked_for_and_the_same_size_measured_share_a_cache(load, tree, decoded, tmp_path):
+    """A run measures the size, evaluate.py asks for the one that the run recorded."""
+    native = load(tree)
+    array = native.test.array().clone()
+    files = set((tmp_path / "cache").iterdir())
+    decoded.clear()
+    asked = load(tree, image_size=16)
+    assert torch.equal(asked.test.array(), array)
+    assert (asked.mean, asked.std, asked.identity) == (native.mean, native.std, native.identity)
+    assert decoded == [] and set((tmp_path / "cache").iterdir()) == files
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+def test_what_a_killed_process_left_is_removed_at_the_next_start(load, tree, tmp_path, monkeypatch):
+    load(tree)
+    child = os.fork()
+    if child == 0:
+        try:
+            monkeypatch.setattr(decode_module, "decode", lambda path, size: os.kill(os.getpid(), signal.SIGKILL))
+            load(tree).train.array()
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    left, = (tmp_path / "cache").glob("*.tmp")
+    load(tree)
+    assert not left.exists()
+
+
+def test_what_a_process_is_writing_stays(load, tree, tmp_path):
+    path = tmp_path / "cache" / "folder-0-0-16-train.npy"
+    with written_whole(path) as file:
+        file.write(b"whole")
+        load(tree)
+        assert len(list(path.parent.glob("*.tmp"))) == 1
+    assert path.read_bytes() == b"whole" and not list(path.parent.glob("*.tmp"))
+
+
+def test_what_is_written_for_the_former_contents_stays(load, tree, tmp_path, monkeypatch):
+    """A process decodes, the tree changes, a second process starts: the first one is not disturbed."""
+    first = load(tree)
+    real = decode_module.decode
+
+    def meddle(path, size):
+        monkeypatch.setattr(decode_module, "decode", real)
+        _add(tree)
+        load(tree)
+        return real(path, size)
+
+    monkeypatch.setattr(decode_module, "decode", meddle)
+    assert first.train.array().shape == (18, 16, 16, 3)
+    assert not list((tmp_path / "cache").glob("*.tmp"))
+
+
+def test_other_files_are_not_taken_for_ours(tmp_path):
+    for name in ("notes.tmp", "a.npy", "b.npy.tmp"):
+        (tmp_path / name).touch()
+    remove_abandoned(tmp_path)
+    remove_abandoned(tmp_path / "absent")
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_writing_to_the_array_does_not_reach_the_cache(load, tree):
@@ -161,7 +262,7 @@ def test_a_changed_folder_is_decoded_again(load, tree, decoded, tmp_path, change
     for i in range(len(data.train)):
         assert np.array_equal(array[i].numpy(), _pixels(data.train.path(i)))
     left = set((tmp_path / "cache").iterdir())
-    assert len(left) == 2 and not stale & left
+    assert len(left) == 3 and not stale & left
 
 
 def test_caches_of_other_sizes_and_folders_stay(load, tree, tmp_path):
@@ -195,16 +296,45 @@ def test_a_spoilt_cache_is_written_again(load, tree, tmp_path, spoil):
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"image_size": 16}', "null"])
 def test_spoilt_facts_are_measured_again(load, tree, tmp_path, content):
     first = load(tree)
-    facts, = (tmp_path / "cache").glob("*.json")
-    facts.write_text(content)
+    facts = sorted((tmp_path / "cache").glob("*.json"))
+    assert len(facts) == 2
+    for file in facts:
+        file.write_text(content)
     again = load(tree)
-    assert (again.mean, again.std) == (first.mean, first.std)
+    assert (again.mean, again.std, again.image_size) == (first.mean, first.std, 16)
 
 
-def test_a_cache_that_cannot_be_written(load, tree, tmp_path):
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(UsageError, match="cannot write the cache"):
-        load(tree)
+def test_a_cache_that_cannot_be_written(load, tree, tmp_path, capfd):
+    cached = load(tree).train.array().clone()
+    capfd.readouterr()
+    (tmp_path / "file").touch()  # a folder without write permission would not stop root
+    array = load_dataset("folder", str(tree), cache_dir=str(tmp_path / "file" / "cache")).train.array()
+    assert torch.equal(array, cached)
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith(f"note: decoding 18 images into memory, as the cache {tmp_path / 'file' / 'cache'}")
+    assert err.endswith("cannot be written: Not a directory\n")
+
+
+def test_a_disk_that_fills_up(load, tree, tmp_path, monkeypatch, capfd):
+    """The temporary file is removed, which frees the disk for the run's checkpoints."""
+    data = load(tree)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    array = data.train.array()
+    assert all(np.array_equal(array[i].numpy(), _pixels(data.train.path(i))) for i in range(18))
+    assert "No space left on device" in capfd.readouterr().err
+    assert not list((tmp_path / "cache").glob("*.tmp")) and not list((tmp_path / "cache").glob("*.npy"))
+
+
+def test_a_corrupt_image_is_not_a_cache_that_cannot_be_written(load, tree, tmp_path):
+    _overwrite(tree / "test" / "dog" / "3.png")
+    (tmp_path / "cache").touch()
+    with pytest.raises(UsageError, match="cannot read the image"):
+        load(tree, image_size=16).test.array()
 
 
 # What is refused
@@ -235,6 +365,8 @@ def test_no_images(load, tree):
 def test_different_classes(load, tree):
     (tree / "test" / "dog").rename(tree / "test" / "cow")
     assert "'cow' only in test/, 'dog' only in train/" in _refused(load, tree)
+    (tree / "test" / "dog").mkdir()
+    assert "'cow' only in test/, 'dog' only in train/ (no images in test/dog/)" in _refused(load, tree)
     for i in range(5):
         write_image(tree / "test" / f"zebra{i}" / "0.png", i)
     assert "and 4 more" in _refused(load, tree)
