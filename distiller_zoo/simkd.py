@@ -86,7 +86,7 @@ def _without(module, unused, prefix):
     names = {prefix + name for name, _ in module.named_parameters()}
     if not names & unused:
         return module
-    if names <= unused and not module._modules:
+    if names <= unused and (not module._modules or isinstance(module, nn.Linear)):  # a TeacherHead has its adapter
         return _Skipped()
     twin = copy(module)
     twin._modules = {name: child and _without(child, unused, f"{prefix}{name}.")

@@ -71,6 +71,9 @@ def student_options(argv=None):
     opt.heads = None  # the name of the heads that teach, for the methods that have such
     if opt.copy_head and opt.do_init_s_from_th:
         raise UsageError("--copy_head freezes what --do_init_s_from_th lets train: give one of them")
+    if (opt.copy_head or opt.do_init_s_from_th) and not needs_teacher:
+        raise UsageError(f"--distill {opt.distill} learns without a teacher, whose classifier "
+                         f"{'--copy_head' if opt.copy_head else '--do_init_s_from_th'} would take: leave that out")
     _fill_in_weights(opt)
     return opt
 
@@ -173,8 +176,8 @@ def _add_training(parser):
 def _add_data(parser):
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", default="cifar100", help=f"{_names(dataset_dict)}")
-    group.add_argument("--data_dir", default="data", help="where data sets are; for 'folder', the tree itself; for 'tiny_imagenet' "
-                       "either")
+    group.add_argument("--data_dir", default="data", help="where data sets are; for 'folder', the tree itself; for "
+                       "'tiny_imagenet' either")
     group.add_argument("--image_size", type=number(int, at_least=8), help="side in pixels that images of a folder or "
                        "tiny_imagenet are resized and cropped to; default: their own")
     group.add_argument("--holdout", type=number(int, at_least=0), default=0, metavar="N",
