@@ -85,7 +85,7 @@ def plot(groups, path):
 def bars(groups, path):
     """Test accuracy of the last epoch, the best run on top: the mean over the trials, a dot for each, as a PNG.
 
-    Runs without distillation are drawn in grey, and a line marks the best of them.
+    Runs without distillation are drawn in grey, and a line marks the best of them that is a student's network.
     """
     plt = _pyplot()
     scores = {label: [run["rows"][-1]["test_acc"] for run in runs] for label, runs in groups.items()}
@@ -96,7 +96,9 @@ def bars(groups, path):
               color=["0.6" if label in alone else "tab:blue" for label in order])
     for label in order:
         axes.plot(scores[label], [label] * len(scores[label]), "k.", markersize=4)
-    for label in alone[-1:]:
+    students = {runs[0]["options"].get("model_s") for runs in groups.values()}
+    marked = [label for label in alone if groups[label][0]["options"].get("model") in students] or alone
+    for label in marked[-1:]:
         axes.axvline(mean(scores[label]), color="0.3", linestyle=":")
     low = min(min(values) for values in scores.values())
     axes.set_xlim(left=max(0, low - 5))  # differences are what the chart is for
