@@ -73,5 +73,5 @@ def test_warm_up():
     for _ in range(8):  # two batches an epoch
         factors.append(made(s, t, None).item())
     assert factors == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1, 1, 1])
-    assert made.state_dict()["seen"] == 32
+    assert made.state_dict()["epoch.seen"] == 32
     assert make(ReviewKD, warmup_epochs=0)[1].train()(s, t, None).item() > 0
