@@ -1,10 +1,11 @@
 # Sourced by the run_*.sh scripts: runs of published.tsv, one after another. A finished run is skipped, a broken one
 # resumed, a failing one reported at the end without stopping the others.
-# From the environment: DATASET, DATA_DIR, TRIALS (how many), EPOCHS, GPU, SAVE_DIR, METHODS and STUDENTS (only these),
-# FLAGS (more flags for every run), PYTHON.
+# From the environment: DATASET, DATA_DIR, TRIALS (how many), EPOCHS, TEACHER_EPOCHS (EPOCHS), GPU, SAVE_DIR, METHODS and
+# STUDENTS (only these), FLAGS (more flags for every run), PYTHON.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 DATASET=${DATASET:-cifar100} TRIALS=${TRIALS:-3} EPOCHS=${EPOCHS:-240} GPU=${GPU:-} SAVE_DIR=${SAVE_DIR:-save}
-common=(--dataset "$DATASET" --data_dir "${DATA_DIR:-data}" --epochs "$EPOCHS" --gpu_id "$GPU" --save_dir "$SAVE_DIR")
+TEACHER_EPOCHS=${TEACHER_EPOCHS:-$EPOCHS}
+common=(--dataset "$DATASET" --data_dir "${DATA_DIR:-data}" --gpu_id "$GPU" --save_dir "$SAVE_DIR")
 read -ra more <<< "${FLAGS:-}"
 failed=()
 
@@ -26,7 +27,7 @@ run() {
     if [ -f "$metrics" ] && [ "$(wc -l < "$metrics")" -ge "$EPOCHS" ]; then
         echo "done before: $directory"
     else
-        "$PYTHON" "$@" "${common[@]}" "${more[@]}" --name "$(basename "$directory")" || {
+        "$PYTHON" "$@" "${common[@]}" --epochs "$EPOCHS" "${more[@]}" --name "$(basename "$directory")" || {
             local status=$?
             if [ "$status" -ge 128 ]; then exit "$status"; fi  # Ctrl-C and SIGTERM are meant for all runs
             failed+=("$directory")
@@ -35,22 +36,28 @@ run() {
 }
 
 # vanilla MODEL TRIAL: train a network by cross-entropy; its directory is in $vanilla_directory.
-# MODEL:OTHER has the classifier of trial 0 of OTHER, frozen (SH-KD).
 vanilla() {
-    local model=${1%:*} head=()
+    vanilla_directory="$SAVE_DIR/teachers/${1}_${DATASET}_epochs-${EPOCHS}_trial-$2"
+    run "$vanilla_directory" train_teacher.py --model "$1" --trial "$2"
+}
+
+# make_teacher MODEL TRIAL: the same, for TEACHER_EPOCHS. MODEL:OTHER has the classifier of trial 0 of OTHER, frozen (SH-KD).
+make_teacher() {
+    local head=()
     if [[ "$1" == *:* ]]; then
         vanilla "${1#*:}" 0
         head=(--path_th "$vanilla_directory")
     fi
+    local EPOCHS=$TEACHER_EPOCHS
     vanilla_directory="$SAVE_DIR/teachers/${1/:/_head-}_${DATASET}_epochs-${EPOCHS}_trial-$2"
-    run "$vanilla_directory" train_teacher.py --model "$model" "${head[@]}" --trial "$2"
+    run "$vanilla_directory" train_teacher.py --model "${1%:*}" "${head[@]}" --trial "$2"
 }
 
 # distill TEACHER STUDENT METHOD 'FLAGS' TRIAL: distil from trial 0 of the teacher, training that first if need be.
 distill() {
     local name="S-$2_T-${1/:/_head-}_${DATASET}_$3_${4//[ -]/}_epochs-${EPOCHS}_trial-$5" flags
     read -ra flags <<< "$4"
-    vanilla "$1" 0
+    make_teacher "$1" 0
     run "$SAVE_DIR/students/$name" train_student.py --path_t "$vanilla_directory" --model_s "$2" --distill "$3" \
         "${flags[@]}" --trial "$5"
 }
@@ -58,7 +65,7 @@ distill() {
 # chain TEACHER ASSISTANT... STUDENT: each distilled by kd from the one before it; the student TRIALS times.
 chain() {
     local path name="$1" trial
-    vanilla "$1" 0
+    make_teacher "$1" 0
     path=$vanilla_directory
     shift
     while [ $# -gt 0 ]; do
@@ -77,7 +84,8 @@ distill_all() {
     while IFS=$'\t' read -r -u 3 teacher student method flags; do
         if ! wanted "$method" "${METHODS:-}" || ! wanted "$student" "${STUDENTS:-}"; then continue; fi
         for ((trial = 0; trial < TRIALS; trial++)); do
-            if [ "$method" = alone ]; then vanilla "$student" "$trial"
+            if [[ "$student" == *:* ]]; then make_teacher "$student" "$trial"
+            elif [ "$method" = alone ]; then vanilla "$student" "$trial"
             else distill "$teacher" "$student" "$method" "$flags" "$trial"; fi
         done
     done 3< <(published "$1")

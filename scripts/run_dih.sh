@@ -10,7 +10,7 @@ teacher=${MODEL_T:-resnet110} student=${MODEL_S:-resnet8} assistant=${ASSISTANT:
 more=(--recipe dih "${more[@]}")
 names=${METHODS:-"dih kd hint takd attention crd tofd mhkd${MORE:+ dml alone}"}
 
-vanilla "$teacher" 0
+make_teacher "$teacher" 0
 teacher_directory=$vanilla_directory
 
 # heads TYPE: those of the teacher, in $heads_file.
