@@ -77,6 +77,7 @@ class Method(nn.Module):
     turns: int = 1  # updates per batch: the student's, then one for each network of the method's own that learns by it
     pretrains_student: ClassVar[bool] = True  # does the first stage read the student at all?
     preact: ClassVar[bool] = False  # do s.maps and t.maps come from before the ReLU in the first stage?
+    t_depth: int | None = None  # how many of t.feats the losses read, from the stem's on; None: all, and t.logits
     input_gradient: ClassVar[bool] = False  # does the loss differentiate both networks by batch.images?
 
     def __init__(self, student, teacher, opt):

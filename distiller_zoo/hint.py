@@ -78,6 +78,7 @@ class Hint(Method):
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
         self.layer = opt.hint_layer
+        self.t_depth = self.layer + 1
         self.has_loss = opt.hint_stage == "joint"
         s_maps, t_maps = self.s_shapes[:-1], self.t_shapes[:-1]  # the embedding has no height to convolve along
         common = min(len(s_maps), len(t_maps))

@@ -41,6 +41,7 @@ class Objective(nn.Module):
         self.gamma, self.alpha = gamma, alpha
         self.beta = beta if method is not None and method.has_loss else 0
         self.weighted_terms = method is not None and method.has_weighted_terms
+        self.t_depth = None if alpha or method is None else method.t_depth
         self.kl = DistillKL(kd_T)
         self.network = NetworkOnDevice(device)
         if not (self.gamma or self.alpha or self.beta or self.weighted_terms):
@@ -77,14 +78,15 @@ class Objective(nn.Module):
 
     def forward(self, batch):
         input_gradient = bool(self.beta) and self.method.input_gradient
-        batch.images.requires_grad_(input_gradient)
+        if input_gradient:
+            batch.images.requires_grad_()
         s = self.features(self.student, batch.images)
         terms = {}
         if self.gamma:
             terms["ce"] = self.gamma * F.cross_entropy(s.logits.float(), batch.target)
         if self.alpha or self.beta or self.weighted_terms:
             with torch.set_grad_enabled(input_gradient):
-                t = None if self.teacher is None else self.features(self.teacher, batch.images)
+                t = None if self.teacher is None else self.features(self.teacher, batch.images, depth=self.t_depth)
             if self.alpha:
                 terms["kl"] = self.alpha * self.kl(s.logits, t.logits.detach())
             if self.beta:
@@ -125,13 +127,14 @@ class FirstStage(nn.Module):
     def forward(self, batch):
         objective, method = self.objective, self.objective.method
         with torch.no_grad():
-            t = objective.features(objective.teacher, batch.images, preact=method.preact)
+            depth = method.t_depth if method.pretrains_student else None
+            t = objective.features(objective.teacher, batch.images, preact=method.preact, depth=depth)
         s = None
         if method.pretrains_student:
             s = objective.features(objective.student, batch.images, preact=method.preact)
         with objective.network.device.autocast():
             loss = method.pretrain_loss(s, t, batch)
-        return Losses(loss, {"init": loss}, t.logits)
+        return Losses(loss, {"init": loss}, t.logits if s is None else s.logits)
 
 
 class NetworkOnDevice:

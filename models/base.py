@@ -7,36 +7,49 @@ class Backbone(nn.Module):
     """A stem, stages, an average over the last map, and a linear classifier.
 
     A subclass names its classifier in `head` and implements `trunk`; where the classifier does not average the deepest
-    map itself, it overrides `pooled_map` as well.
+    map itself, it overrides `pooled_map` as well, and `ending` if that has a map before a ReLU to give.
 
     model(x)                             -> logits (B, K), from x (B, 3, H, W) of any size
     model(x, is_feat=True)               -> ([stem map, stage maps ..., embedding (B, D)], logits)
     model(x, is_feat=True, preact=True)  -> the same with the stage maps before their ReLU, for the losses that match
                                             signs or margins (AB, OFD)
+    model(x, is_feat=True, depth=2)      -> ([stem map, first stage's map], None): nothing beyond them is computed
     """
 
     name: str  # the registered name, set by models.create_model
     head = "fc"  # where the final nn.Linear is
 
     def trunk(self, x):
-        """x (B, 3, H, W) -> (maps, before, pooled).
+        """x (B, 3, H, W) -> pairs (map, before), one after the other as they are computed.
 
-        maps: the stem map and each stage's (B, C, H, W); before: the stage maps before their ReLU;
-        pooled: pooled_map(maps[-1]).
+        map: the stem's and each stage's (B, C, H, W). before: the next stage map before its ReLU, once it is known,
+        else None.
         """
         raise NotImplementedError
 
     def pooled_map(self, f):
         """The map whose global average is the embedding, from f = feats[-2] (without preact): (B, C, H, W) -> same."""
-        return f
+        return self.ending(f)[0]
 
-    def forward(self, x, is_feat=False, preact=False):
-        maps, before, pooled = self.trunk(x)
+    def ending(self, f):
+        """(pooled map, the last stage map before its ReLU if trunk did not give it or None), from f as pooled_map."""
+        return f, None
+
+    def forward(self, x, is_feat=False, preact=False, depth=None):
+        maps, befores = [], []
+        for f, before in self.trunk(x):
+            maps.append(f)
+            befores.append(before)
+            if len(maps) == depth:
+                return maps, None
+        pooled, before = self.ending(maps[-1])
         embedding = pooled.mean((2, 3))  # (B, D, H, W) -> (B, D): equals the published fixed-size pools, at any size
         logits = self.get_submodule(self.head)(embedding)
         if not is_feat:
             return logits
-        return [maps[0], *(before if preact else maps[1:]), embedding], logits
+        if preact:
+            maps[1:] = [before for before in (*befores, before) if before is not None]
+        return [*maps, embedding], logits
 
 
 class Stage(nn.Sequential):

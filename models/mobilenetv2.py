@@ -70,12 +70,11 @@ class MobileNetV2(Backbone):
 
     def trunk(self, x):
         x = self.conv1(x)
-        maps = [x]
+        yield x, None
         for i, row in enumerate(self.blocks):
             x = row(x)
             if i in STAGE_ENDS:
-                maps.append(x)
-        return maps, maps[1:], self.pooled_map(x)
+                yield x, x
 
-    def pooled_map(self, f):
-        return self.conv2(f)
+    def ending(self, f):
+        return self.conv2(f), None

@@ -84,9 +84,8 @@ class ResNet4(Backbone):
         return Stage(block(c_in, width, stride), *rest)
 
     def trunk(self, x):
-        f0 = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        f1, before1 = self.layer1(f0)
-        f2, before2 = self.layer2(f1)
-        f3, before3 = self.layer3(f2)
-        f4, before4 = self.layer4(f3)
-        return [f0, f1, f2, f3, f4], [before1, before2, before3, before4], f4
+        f = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        yield f, None
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            f, before = stage(f)
+            yield f, before

@@ -73,8 +73,8 @@ class ShuffleNetV1(Backbone):
         return Stage(Block(c_in, c_out, stride=2), *(Block(c_out, c_out, stride=1) for _ in range(blocks - 1)))
 
     def trunk(self, x):
-        f0 = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        f1, before1 = self.layer1(f0)
-        f2, before2 = self.layer2(f1)
-        f3, before3 = self.layer3(f2)
-        return [f0, f1, f2, f3], [before1, before2, before3], f3
+        f = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        yield f, None
+        for stage in (self.layer1, self.layer2, self.layer3):
+            f, before = stage(f)
+            yield f, before

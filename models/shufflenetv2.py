@@ -97,11 +97,11 @@ class ShuffleNetV2(Backbone):
         return ShuffleStage(DownBlock(c_in, c_out), *(Block(c_out) for _ in range(blocks)))
 
     def trunk(self, x):
-        f0 = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        f1, before1 = self.layer1(f0)
-        f2, before2 = self.layer2(f1)
-        f3, before3 = self.layer3(f2)
-        return [f0, f1, f2, f3], [before1, before2, before3], self.pooled_map(f3)
+        f = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        yield f, None
+        for stage in (self.layer1, self.layer2, self.layer3):
+            f, before = stage(f)
+            yield f, before
 
-    def pooled_map(self, f):
-        return F.relu(self.bn2(self.conv2(f)), inplace=True)
+    def ending(self, f):
+        return F.relu(self.bn2(self.conv2(f)), inplace=True), None

@@ -40,14 +40,16 @@ class TorchvisionNet(nn.Module):
         self.register_state_dict_post_hook(_drop_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)
 
-    def forward(self, x, is_feat=False, preact=False):
-        """As models.base.Backbone. Raises UsageError for preact: a graph does not tell where a stage's last ReLU is."""
+    def forward(self, x, is_feat=False, preact=False, depth=None):
+        """As models.base.Backbone, but everything is computed whatever the depth. Raises UsageError for preact: a graph does not tell where a stage's last ReLU is."""
         if preact:
             raise UsageError(f"model '{self.name}' has no pre-activation features: choose a method that needs none")
         out = self.net(x)
         if not is_feat:
             return out["logits"]
         maps = [as_map(out[f"map{i}"], layout) for i, layout in enumerate(self.layouts)]
+        if depth is not None:
+            return maps[:depth], None
         embedding = out["embedding"] if self.head else maps[-1].mean((2, 3))
         return [*maps, embedding], out["logits"]
 

@@ -40,9 +40,8 @@ class VGG(Backbone):
     def trunk(self, x):
         # The published networks keep the last two blocks at one resolution, except for Tiny-ImageNet's 64 pixels.
         pooled_after = (0, 1, 2, 3) if x.shape[2] == 64 else (0, 1, 2)
-        maps, before = [], []
         for i, block in enumerate((self.block0, self.block1, self.block2, self.block3, self.block4)):
-            before.append(block(x))
-            maps.append(F.relu(before[-1]))
-            x = F.max_pool2d(maps[-1], 2) if i in pooled_after else maps[-1]
-        return maps, before[1:], maps[-1]
+            before = block(x)
+            f = F.relu(before)
+            yield f, before if i else None
+            x = F.max_pool2d(f, 2) if i in pooled_after else f

@@ -65,11 +65,13 @@ class WideResNet(Backbone):
 
     def trunk(self, x):
         f0 = self.conv1(x)
+        yield f0, None
         f1, _ = self.block1(f0)
+        yield f1, None  # its BatchNorm and ReLU are the next block's
         f2, before1 = self.block2(f1)
-        f3, before2 = self.block3(f2)
-        before3 = self.bn1(f3)
-        return [f0, f1, f2, f3], [before1, before2, before3], F.relu(before3)
+        yield f2, before1
+        yield self.block3(f2)
 
-    def pooled_map(self, f):
-        return F.relu(self.bn1(f), inplace=True)
+    def ending(self, f):
+        before = self.bn1(f)
+        return F.relu(before), before
