@@ -2,6 +2,7 @@
 import hashlib
 import os
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -43,6 +44,38 @@ def save_checkpoint(path, checkpoint):
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError of its zip writer
         reason = str(error).splitlines()[0]
         raise UsageError(f"cannot write {path} ({reason}): is the disk full? The one before it is kept") from error
+
+
+def snapshot(value):
+    """A copy of tensors, and of the dicts and lists that hold them, in the CPU's memory: what happens to them later
+    does not reach it."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: snapshot(item) for key, item in value.items()}
+    return [snapshot(item) for item in value] if isinstance(value, list) else value
+
+
+class Writer:
+    """One thread that does the writing while training goes on; one job at a time, in the order they came."""
+
+    def __init__(self):
+        self._thread, self._job = ThreadPoolExecutor(max_workers=1), None
+
+    def submit(self, write, *args):
+        """Have write(*args) done, once the job before is. Raises what that one raised."""
+        self.wait()
+        self._job = self._thread.submit(write, *args)
+
+    def wait(self):
+        """Return when all is written. Raises what the writing raised."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.result()
+
+    def close(self):
+        """As `wait`, without raising, and for good."""
+        self._thread.shutdown()
 
 
 def weights_hash(model):

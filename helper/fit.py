@@ -16,9 +16,14 @@ from helper.objective import FirstStage
 
 def make_optimizer(objective, opt):
     """SGD over all that is trained, and the learning rate that falls after the epochs of `--lr_decay_epochs`."""
-    optimizer = torch.optim.SGD(objective.trained_parameters(), lr=opt.learning_rate, momentum=opt.momentum,
-                                weight_decay=opt.weight_decay, nesterov=bool(opt.nesterov))
+    optimizer = _sgd(objective, opt, opt.learning_rate)
     return optimizer, MultiStepLR(optimizer, opt.lr_decay_epochs, gamma=opt.lr_decay_rate)
+
+
+def _sgd(objective, opt, learning_rate):
+    """One kernel for all parameters (fused) rather than some for each."""
+    return torch.optim.SGD(objective.trained_parameters(), lr=learning_rate, momentum=opt.momentum,
+                           weight_decay=opt.weight_decay, nesterov=bool(opt.nesterov), fused=True)
 
 
 def fit(objective, optimizer, scheduler, loaders, device, run, opt):
@@ -66,8 +71,7 @@ def pretrain(objective, loader, device, run, opt):
     if stage is None:
         return
     if not run.last.exists():  # else the main stage has begun, and holds all that came of this one
-        optimizer = torch.optim.SGD(objective.trained_parameters(), lr=stage.learning_rate, momentum=opt.momentum,
-                                    weight_decay=opt.weight_decay, nesterov=bool(opt.nesterov))
+        optimizer = _sgd(objective, opt, stage.learning_rate)
         training, meters = _training(objective, optimizer, MultiStepLR(optimizer, []), loader, device)
         if run.first_stage.exists():
             load_training(run.first_stage, training)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from errors import UsageError
-from helper.checkpoint import load_training, save_checkpoint, write_atomically
+from helper.checkpoint import Writer, load_training, save_checkpoint, snapshot, write_atomically
 from helper.options import INCIDENTAL
 
 _LONGEST_NAME = 200  # file systems allow 255 bytes
@@ -88,6 +88,7 @@ class Run:
         self.overwrite, self.save_freq = opt.overwrite, opt.save_freq
         self.history = []
         self.tensorboard = {}
+        self.writer = Writer()
 
     @property
     def best(self):
@@ -120,9 +121,14 @@ class Run:
         return self
 
     def __exit__(self, *exception):
-        for writer in self.tensorboard.values():
-            writer.close()
-        self.lock.close()
+        try:
+            if exception == (None, None, None):
+                self.writer.wait()
+        finally:
+            self.writer.close()
+            for events in self.tensorboard.values():
+                events.close()
+            self.lock.close()
 
     def resume(self, training, best_by):
         """Restore `training` and the history from last.pth if there is one.
@@ -135,16 +141,27 @@ class Run:
         self._write_metrics()
 
     def finish_epoch(self, row):
-        """Add a row of metrics and save. last.pth, from which a killed run goes on, comes after all that it would not
-        write again, and before the log, which is rewritten from it."""
-        improved = not self.history or row[self.best_by] > self.best[self.best_by]
+        """Add a row of metrics, and write it and the state as it is now while the next epoch begins.
+
+        Raises:
+            UsageError: what the epoch before left could not be written.
+        """
+        results = [self.directory / f"ckpt_epoch_{row['epoch']}.pth"]
+        if not self.save_freq or row["epoch"] % self.save_freq:
+            results = []
+        if not self.history or row[self.best_by] > self.best[self.best_by]:
+            results.append(self.directory / "best.pth")
         self.history.append(row)
-        if improved:
-            save_checkpoint(self.directory / "best.pth", self._result())
-        if self.save_freq and row["epoch"] % self.save_freq == 0:
-            save_checkpoint(self.directory / f"ckpt_epoch_{row['epoch']}.pth", self._result())
+        self.writer.submit(self._write_epoch, row, results, snapshot(self._result()),
+                           snapshot(self._what_changes()))
+
+    def _write_epoch(self, row, results, result, rest):
+        """last.pth, from which a killed run goes on, comes after all that it would not write again, and before the log,
+        which is rewritten from it."""
+        for path in results:
+            save_checkpoint(path, result)
         self.write_events(row["epoch"], {key: value for key, value in row.items() if key != "epoch"})
-        self.save()
+        save_checkpoint(self.last, result | rest)
         with open(self.directory / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -162,8 +179,14 @@ class Run:
 
     def save(self):
         """Write last.pth: the result so far and all that is needed to go on, in mid-epoch too."""
-        save_checkpoint(self.last, self._result() | self.training.state_dict()
-                        | {"history": self.history})
+        self.writer.wait()
+        save_checkpoint(self.last, self._result() | self._what_changes())
+
+    def _what_changes(self):
+        """What last.pth has beside the result."""
+        state = self.training.state_dict()
+        return {key: value for key, value in state.items() if key not in self.training.result()} | {
+            "history": self.history}
 
     def _result(self):
         metrics = self.history[-1] if self.history else {}

@@ -120,8 +120,8 @@ KILLS = {
     "after the first epoch": (run.Run, "finish_epoch", 1, False),
     "before the first checkpoint": (run.Run, "finish_epoch", 1, True),
     "in the middle of an epoch": (Progress, "advance", STEPS + 3, False),
-    "between best.pth and last.pth": (run.Run, "save", 2, True),
-    "between checkpoint and log": (run.Run, "save", 2, False),
+    "between best.pth and last.pth": (run, "save_checkpoint", 2, True),
+    "between checkpoint and log": (run, "save_checkpoint", 2, False),
 }
 
 
