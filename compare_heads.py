@@ -3,7 +3,7 @@
     python compare_heads.py save/teachers/NAME save/students/NAME
 """
 from helper import cli
-from helper.heads import agreement, check_targets, compare, describe, draw, write_json
+from helper.compare import agreement, check_targets, compare, describe, draw, write_json
 from helper.options import compare_options
 from helper.setup import open_for_comparison
 

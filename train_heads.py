@@ -1,10 +1,13 @@
-"""Tune intermediate classifiers on a frozen teacher: heads.pth beside it, for --distill dih, tofd and mhkd.
+"""Tune intermediate classifiers on a frozen teacher: heads.pth beside it for --distill dih, heads_sepconv.pth for tofd,
+heads_conv.pth for mhkd.
 
     python train_heads.py --path_t save/teachers/resnet110_cifar100_recipe-dih_trial-0 --recipe dih
 """
 from helper import cli
+from helper.compiling import compile_objective
 from helper.device import seed_everything
 from helper.fit import fit, make_optimizer
+from helper.frozen import prepare_teacher
 from helper.options import heads_options
 from helper.run import Run
 from helper.setup import make_teacher, network_facts, open_teacher, prepare
@@ -25,7 +28,10 @@ def main(argv=None):
     shapes = feature_shapes(teacher, opt.image_size)[1:-1]
     heads = Heads(shapes, opt.head_stages, opt.num_classes, opt.head_type, opt.head_pool).to(device.device)
     split = "val" if "val" in loaders else "test"
+    if not opt.plain_teacher:
+        teacher = prepare_teacher(teacher, device, opt.image_size)
     objective = HeadTuning(teacher, heads, device, split)
+    compile_objective(objective, opt, device, opt.epochs * len(loaders["train"]))
 
     facts = network_facts(teacher.name, heads, heads, opt, device) | teacher_facts
     directory, file = checkpoint.path.parent / opt.name, checkpoint.path.parent / f"{opt.name}.pth"

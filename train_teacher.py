@@ -4,6 +4,7 @@
     python train_teacher.py --model resnet32x4 --dataset cifar100 --path_th save/teachers/resnet8x4_cifar100_trial-0
 """
 from helper import cli
+from helper.compiling import compile_objective
 from helper.fit import fit, make_optimizer
 from helper.objective import Objective
 from helper.options import teacher_options
@@ -18,6 +19,7 @@ def main(argv=None):
 
     model = make_network(opt.model, opt, device, head)
     objective = Objective(model, device)
+    compile_objective(objective, opt, device, opt.epochs * len(loaders["train"]))
 
     facts = network_facts(opt.model, model, model, opt, device)
     with Run(f"{opt.save_dir}/teachers/{teacher_name(opt, data.name)}", opt, facts) as run:

@@ -3,7 +3,6 @@
 L = sum_b (1 - a_b) * CE(z_s, y) + a_b * KL_T(z_s, z_t_b),   b = 0: the teacher's classifier, b = 1 ... k: its heads
 KL_T as in kd, with its T^2
 """
-import argparse
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ class DIHLoss(Loss):
 
     Shapes: z_s (B, K), a list of z_t_b (B, K), target (B,) classes -> () loss. The teacher's logits get no gradient.
 
-    Raises UsageError for a list of alphas that does not fit the branches, or if all are 0.
+    Raises UsageError for alphas that do not fit the branches, are not from 0 to 1, or are all 0.
     """
 
     def __init__(self, alpha=0.1, T=5.0, reduction="sum"):
@@ -38,21 +37,28 @@ class DIHLoss(Loss):
         self.kl = DistillKL(T)
 
     def forward(self, z_s, z_ts, target):
-        alphas = branch_alphas(self.alpha, len(z_ts))
-        branches = [(alpha, z_t) for alpha, z_t in zip(alphas, z_ts, strict=True) if alpha]
-        if not branches:
-            raise UsageError("dih: every branch has alpha 0 and is left out: give at least one of them a value")
+        branches = [(alpha, z_t) for alpha, z_t in zip(self.alphas(len(z_ts)), z_ts, strict=True) if alpha]
         ce = F.cross_entropy(z_s, target)
         total = sum((1 - alpha) * ce + alpha * self.kl(z_s, z_t.detach()) for alpha, z_t in branches)
         return total / len(branches) if self.reduction == "mean" else total
 
+    def alphas(self, count):
+        """[alpha of each of so many branches]. Raises UsageError as the loss does."""
+        alphas = branch_alphas(self.alpha, count)
+        if not any(alphas):
+            raise UsageError("dih: every branch has alpha 0 and is left out: give at least one of them a value")
+        return alphas
+
 
 def branch_alphas(alpha, count):
     """[alpha of branch 0, 1, ... count - 1] from a number, a sequence, or {branch: alpha} whose keys may be text, as
-    in JSON. Raises UsageError unless there is one for every branch."""
+    in JSON. Raises UsageError unless there is one for every branch, from 0 to 1."""
     if isinstance(alpha, (int, float)):
-        return [alpha] * count
+        alpha = [alpha] * count
     given = {int(b): a for b, a in (alpha.items() if isinstance(alpha, dict) else enumerate(alpha))}
+    for a in given.values():
+        if not 0 <= a <= 1:
+            raise UsageError(f"alpha is the KL's share of a branch, from 0 to 1, and cannot be {a:g}")
     if sorted(given) != list(range(count)):
         raise UsageError(f"alpha is given for branches {', '.join(map(str, sorted(given))) or 'none'}, and there are 0 "
                          f"(the final classifier) to {count - 1}: give one for each, or a single number")
@@ -63,8 +69,6 @@ def alpha_list(text):
     """An argparse type: '0.1' -> 0.1 for every branch, '0.1,0.2,0' -> [0.1, 0.2, 0.0], the final classifier first."""
     share = number(float, at_least=0, at_most=1)
     alphas = [share(part) for part in text.split(",")]
-    if not any(alphas):
-        raise argparse.ArgumentTypeError(f"'{text}' leaves every branch out")
     return alphas if len(alphas) > 1 else alphas[0]
 
 
@@ -88,9 +92,8 @@ class IntermediateHeads(Method):
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
         self.heads = tuned_heads(opt, self.t_shapes, "flat")
-        alpha = 0.1 if opt.dih_alpha is None else opt.dih_alpha
-        branch_alphas(alpha, 1 + len(self.heads.module))  # raises UsageError
-        self.loss = DIHLoss(alpha, opt.kd_T, opt.dih_reduction)
+        self.loss = DIHLoss(0.1 if opt.dih_alpha is None else opt.dih_alpha, opt.kd_T, opt.dih_reduction)
+        self.loss.alphas(1 + len(self.heads.module))  # raises UsageError
 
     def forward(self, s, t, batch):
         return self.loss(s.logits, [t.logits, *self.heads(t.maps)], batch.target)

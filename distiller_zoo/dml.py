@@ -10,33 +10,38 @@ from torch import nn
 
 from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.kd import DistillKL
-from models import check_name, create_model
+from models import check_batches, check_name, create_model
+from models.norm import still_statistics
 
 
 class DMLLoss(Loss):
     """What one of several networks learns from the labels and from the others, all in training.
 
-    The paper weighs both alike; the defaults are those of DIH's repository.
+    The paper weighs both by 1; the defaults are those of DIH's repository.
 
     Args:
-        alpha: the KL's share.
+        alpha: weight of the KL.
         T: temperature.
+        gamma: weight of the cross-entropy; None: 1 - alpha.
 
     Shapes: z_s (B, K), a list of the others' logits (B, K), target (B,) classes -> () loss. The others get no gradient.
     Without others (DIH's burn-out, before the networks have learnt anything worth telling) it is the cross-entropy.
     """
 
-    def __init__(self, alpha=0.1, T=1.0):
+    def __init__(self, alpha=0.1, T=1.0, gamma=None):
         super().__init__()
-        self.alpha = alpha
+        self.alpha, self.gamma = alpha, 1 - alpha if gamma is None else gamma
         self.kl = DistillKL(T)
 
     def forward(self, z_s, z_others, target):
         ce = F.cross_entropy(z_s, target)
         if not z_others:
             return ce
-        kl = sum(self.kl(z_s, z.detach()) for z in z_others) / len(z_others)
-        return (1 - self.alpha) * ce + self.alpha * kl
+        return self.gamma * ce + self.alpha * self.divergence(z_s, z_others)
+
+    def divergence(self, z_s, z_others):
+        """The mean KL from the others: what alpha multiplies."""
+        return sum(self.kl(z_s, z.detach()) for z in z_others) / len(z_others)
 
 
 def name_list(text):
@@ -66,22 +71,23 @@ class MutualLearning(Method):
         super().__init__(student, teacher, opt)
         names = opt.peers or [opt.model_s]
         self.peers = nn.ModuleList(create_model(name, opt.num_classes) for name in names)
+        for peer in self.peers:
+            check_batches(peer, opt.image_size, opt.n_data, opt.batch_size)
         self.peers.to(memory_format=torch.channels_last)
         self.turns = 1 + len(names)
-        self.gamma, self.beta = opt.gamma, opt.beta
-        self.kl = DistillKL(opt.kd_T)
+        self.loss = DMLLoss(opt.beta, opt.kd_T, opt.gamma)
 
     def forward(self, s, t, batch):
-        with torch.no_grad():
-            others = [peer(batch.images) for peer in self.peers]
-        return self._kl(s.logits, others)
+        """The student's part but for its cross-entropy, which gamma weighs in the objective."""
+        return self.loss.divergence(s.logits, self._predictions(self.peers, batch))
 
     def turn_loss(self, turn, s, batch):
         learner = self.peers[turn - 1]
-        with torch.no_grad():
-            others = [s.logits, *(peer(batch.images) for peer in self.peers if peer is not learner)]
-        z = learner(batch.images)
-        return self.gamma * F.cross_entropy(z.float(), batch.target) + self.beta * self._kl(z, others)
+        others = self._predictions([peer for peer in self.peers if peer is not learner], batch)
+        return self.loss(learner(batch.images), [s.logits, *others], batch.target)
 
-    def _kl(self, z, others):
-        return sum(self.kl(z, z_other) for z_other in others) / len(others)
+    @torch.no_grad()
+    def _predictions(self, peers, batch):
+        """Present logits (B, K) of each; its own turn is the one pass on a batch that a network's statistics see."""
+        with still_statistics(*peers):
+            return [peer(batch.images) for peer in peers]

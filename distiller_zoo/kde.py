@@ -34,7 +34,7 @@ class EmbeddingDistance(Method):
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
         (s_dim,), (t_dim,) = self.s_shapes[-1], self.t_shapes[-1]
-        check_widths(s_dim, t_dim, opt.th_adapter)
+        check_widths(s_dim, t_dim, opt.th_adapter, "the teacher's embedding has", "the student's")
         self.adapter = nn.Identity() if s_dim == t_dim else nn.Linear(s_dim, t_dim)
         self.loss = KDE()
 

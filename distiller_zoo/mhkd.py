@@ -28,7 +28,7 @@ class MHKDLoss(Loss):
 
     Shapes: lists of the student's and the teacher's logits (B, K), final ones first; target (B,) classes -> () loss.
 
-    Raises UsageError for a list of alphas that does not fit the pairs.
+    Raises UsageError for alphas that do not fit the pairs or are not from 0 to 1.
     """
 
     def __init__(self, alpha=0.1, beta=0.5, T=4.0, faithful=False):

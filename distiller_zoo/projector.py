@@ -8,7 +8,7 @@ from torch import nn
 
 from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.unit import unit
-from errors import UsageError
+from errors import UsageError, unknown
 from models.norm import BatchNorm2d
 
 # What keeps the logarithm finite at a perfect match. That of corr is published (its loss is then -11.5); diff has none,
@@ -28,10 +28,14 @@ class LogSum(Loss):
         alpha: exponent, 4 as published.
 
     Shapes: u, v (B, D), projected and normalised -> () loss.
+
+    Raises UsageError for another mode.
     """
 
     def __init__(self, mode="diff", alpha=4.0):
         super().__init__()
+        if mode not in LOG_EPS:
+            raise unknown("mode of LogSum", mode, LOG_EPS)
         self.mode, self.alpha, self.eps = mode, alpha, LOG_EPS[mode]
 
     def forward(self, u, v):
@@ -54,12 +58,12 @@ class ProjectedLogSum(Loss):
 
     def __init__(self, s_dim, t_dim, mode="diff", projector="linear", norm="bn"):
         super().__init__()
+        self.logsum = LogSum(mode)
         self.projector = {"linear": lambda: nn.Linear(s_dim, t_dim), "none": nn.Identity,
                           "mlp": lambda: nn.Sequential(nn.Linear(s_dim, t_dim), _BatchNorm(t_dim), nn.ReLU(),
                                                        nn.Linear(t_dim, t_dim))}[projector]()
         make = {"bn": lambda: _BatchNorm(t_dim, eps=NORM_EPS[mode], affine=False), "l2": _Unit, "none": nn.Identity}
         self.norm_s, self.norm_t = make[norm](), make[norm]()
-        self.logsum = LogSum(mode)
 
     def forward(self, e_s, e_t):
         return self.logsum(self.norm_s(self.projector(e_s)), self.norm_t(e_t.detach()))
@@ -87,7 +91,9 @@ class Projector(Method):
     weights = Weights(1.0, 1.0, 2.0, "the authors' ResNet34 -> ResNet18 (diff); their DeiT (corr): 1, 1, 1", kd_T=1.0)
     options = (
         Option(("--projector_loss",), {"choices": ["diff", "corr"], "default": "diff",
-                                       "help": "projector: the paper's difference, or its DeiT's correlation"}),
+                                       "help": "projector: the paper's difference, published with -b 2, or its "
+                                       "DeiT's correlation, with -b 1 and bn: with l2 the channels' correlations, each "
+                                       "to become 1, add up to 1 at most, and with none they grow with the scale"}),
         Option(("--projector",), {"choices": ["none", "linear", "mlp"], "default": "linear",
                                   "help": "projector: what is between the student's embedding and the teacher's"}),
         Option(("--projector_norm",), {"choices": ["bn", "l2", "none"], "default": "bn",

@@ -3,8 +3,8 @@ from dataset import dataset_dict
 from distiller_zoo import get_method, methods
 from distiller_zoo.base import Weights
 from distiller_zoo.options import SWITCH, TH_ADAPTER, number
-from distiller_zoo.teacher_head import DELTA
-from distiller_zoo.tuned_heads import HEAD_STAGES
+from distiller_zoo.teacher_head import CHOICE, DELTA, SharedHead
+from distiller_zoo.tuned_heads import HEAD_STAGES, heads_name
 from errors import UsageError
 from helper import recipes
 from helper.cli import Parser, epoch_list, file_name, underscored
@@ -15,6 +15,7 @@ from models.heads import HEAD_TYPES
 # is part of a run's name when it is not at its default, and must be the same when the run is resumed.
 INCIDENTAL = {"data_dir", "save_dir", "num_workers", "gpu_id", "print_freq", "save_freq", "overwrite",
               "skip_validation", "path_t", "model_t", "path_th", "path_heads", "name"}
+WEIGHTS = ("gamma", "alpha", "beta", "delta", "kd_T")
 
 
 def teacher_options(argv=None):
@@ -29,9 +30,13 @@ def teacher_options(argv=None):
     _add_training(parser)
     _add_data(parser)
     _add_machine(parser)
+    _add_fast_path(parser, teacher=False)
     _add_run(parser, trial="0")
     parser.set_defaults(th=None)  # the name of what --path_th shares
-    return _finish(parser, argv)
+    opt = _finish(parser, argv)
+    if "th_adapter" in opt.named and opt.path_th is None:
+        raise UsageError("--th_adapter is for the classifier of --path_th: give both, or leave it out")
+    return opt
 
 
 def student_options(argv=None):
@@ -61,6 +66,7 @@ def student_options(argv=None):
     _add_training(parser)
     _add_data(parser)
     _add_machine(parser)
+    _add_fast_path(parser)
     _add_run(parser, trial="1")
     opt = _finish(parser, argv)
     needs_teacher = get_method(opt.distill).needs_teacher
@@ -92,9 +98,11 @@ def heads_options(argv=None):
     _add_training(parser)
     _add_data(parser)
     _add_machine(parser)
+    _add_fast_path(parser)
     _add_run(parser, trial="0")
-    parser.set_defaults(name="heads")
+    parser.set_defaults(save_freq=0)  # the file of heads is what counts
     opt = _finish(parser, argv)
+    opt.name = opt.name or heads_name(opt.head_type)
     if opt.path_t is None:
         raise UsageError("--path_t is missing: name the teacher's checkpoint, or its run's directory")
     if opt.head_pool and opt.head_type != "flat":
@@ -108,6 +116,9 @@ def evaluate_options(argv=None):
     group = parser.add_argument_group("networks")
     group.add_argument("--path", metavar="FILE", help="the checkpoint, or the directory of its run")
     group.add_argument("--model", metavar="NAME", help="its architecture, when neither it nor its path says so")
+    for option in CHOICE:
+        group.add_argument(*option.flags, **option.settings | {
+            "default": None, "help": f"{option.settings['help']}; default: as its run was evaluated"})
     group.add_argument("--path_t", metavar="FILE", help="a teacher to compare with")
     group.add_argument("--model_t", metavar="NAME", help="the teacher's architecture, likewise")
     group.add_argument("--json", metavar="FILE", help="write the scores there too")
@@ -197,6 +208,15 @@ def _add_machine(parser):
                        help="of the networks, losses are float32; auto: bf16 where the hardware has it")
 
 
+def _add_fast_path(parser, teacher=True):
+    group = parser.add_argument_group("fast path")
+    group.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="networks and losses by "
+                       "torch.compile; auto: in runs that are long enough to earn its minute back")
+    if teacher:
+        group.add_argument("--plain_teacher", action="store_true", help="run the teacher as it is, rather than with "
+                           "its BatchNorm folded into convolutions and its weights in the networks' precision")
+
+
 def _add_run(parser, trial):
     group = parser.add_argument_group("run")
     group.add_argument("-t", "--trial", type=file_name, default=trial, help="run id, the last part of its name")
@@ -217,7 +237,10 @@ def _finish(parser, argv):
     decays, published_epochs = _set_recipe(parser, argv)
     opt = parser.parse_args(argv)
     if hasattr(opt, "distill"):
+        _check_method_options(opt, parser)
         _merge_synonyms(opt)
+    if opt.nesterov and not opt.momentum:
+        raise UsageError("--nesterov needs a momentum: add --nesterov 0")
     shown = {action.dest for action in parser._actions} - INCIDENTAL
     opt.named = {key: value for key, value in vars(opt).items()
                  if key in shown and value is not None and value != parser.get_default(key)}
@@ -236,21 +259,43 @@ def _set_recipe(parser, argv):
     """Makes the recipe's settings the parser's defaults. Returns its decays and the epochs that they belong to."""
     first = Parser(add_help=False)
     first.add_argument("--recipe", default=recipes.DEFAULT)
-    first.add_argument("--distill")
+    first.add_argument("--distill", default=parser.get_default("distill"))
     chosen, _ = first.parse_known_args(underscored(argv))
     settings = recipes.recipe_settings(chosen.recipe, chosen.distill)
-    flags = {action.dest for action in parser._actions}
+    flags = {action.dest for action in parser._actions} - set(WEIGHTS)  # see _fill_in_weights
     parser.set_defaults(**{key: value for key, value in settings.items() if key in flags})
     return settings["decays"], settings["epochs"]
 
 
 def _add_method_options(group):
-    """The flags that methods declare; one that several share is declared alike by each and added once."""
+    for option in _method_options():
+        group.add_argument(*option.flags, **option.settings)
+
+
+def _method_options():
+    """The flags that methods declare; one that several share is declared alike by each and here once."""
     options = []
     for method in methods.values():
         options += [option for option in method.options if option not in options]
-    for option in options:
-        group.add_argument(*option.flags, **option.settings)
+    return options
+
+
+def _check_method_options(opt, parser):
+    """Raises UsageError for a flag of other methods that was set by hand: the run would be named after what it does
+    not do."""
+    own = get_method(opt.distill).options
+    for option in _method_options():
+        flag = next(flag for flag in option.flags if flag.startswith("--"))
+        set_by_hand = getattr(opt, flag[2:]) != parser.get_default(flag[2:])
+        if not set_by_hand or option in own or (option == TH_ADAPTER and opt.copy_head):
+            continue
+        takers = [name for name, method in methods.items() if option in method.options]
+        if option in SharedHead.options:
+            takers.append("METHOD+th")
+        if option == TH_ADAPTER:
+            takers.append("any with --copy_head")
+        raise UsageError(f"{flag} does nothing for --distill {opt.distill}: leave it out (it is for "
+                         f"{', '.join(takers)})")
 
 
 def _merge_synonyms(opt):
@@ -271,12 +316,15 @@ def _merge_synonyms(opt):
 
 
 def _fill_in_weights(opt):
-    """Weights and temperature that were not given: the method's published ones."""
-    weights = get_method(opt.distill).weights
-    for name in ("gamma", "alpha", "beta", "delta", "kd_T"):
+    """Weights and temperature that were not given: the recipe's for the method, or the method's published ones.
+
+    They are not the parser's defaults, because -d and others stand for one weight or another by the method.
+    """
+    defaults = get_method(opt.distill).weights._asdict() | recipes.recipe_settings(opt.recipe, opt.distill)
+    for name in WEIGHTS:
         if getattr(opt, name) is None:
-            setattr(opt, name, getattr(weights, name))
-    if opt.kd_T == weights.kd_T:
+            setattr(opt, name, defaults[name])
+    if opt.kd_T == defaults["kd_T"]:
         opt.named.pop("kd_T", None)  # the same run, whether the default is spelled out or not
 
 

@@ -14,7 +14,8 @@ RECIPES = {
             "weight_decay": 1e-4, "momentum": 0.9, "nesterov": 0, "padding": "constant"},
 }
 
-# What a recipe sets for one method beyond that.
+# What a recipe sets for one method beyond that; METHOD+th has METHOD's. kdth, kdeth and crdth are not kd, kde and crd
+# here: they keep HeadSharingKD's weights, under the recipe's optimiser and temperature.
 METHOD_SETTINGS = {
     "dih": {
         "kd": {"gamma": 0.9, "alpha": 0.1},
@@ -29,13 +30,14 @@ DEFAULT = "crd"
 
 
 def recipe_settings(name, method=None):
-    """{flag: default} of a recipe, for one method's runs; `decays` are the epochs of lr_decay_epochs at its `epochs`.
+    """{flag: default} of a recipe, for runs of a method or of none (None); `decays` are the epochs of lr_decay_epochs
+    at its `epochs`.
 
     Raises UsageError for an unknown recipe.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    return RECIPES[name] | METHOD_SETTINGS.get(name, {}).get(method, {})
+    return RECIPES[name] | METHOD_SETTINGS.get(name, {}).get((method or "").split("+")[0], {})
 
 
 def describe_recipes():

@@ -4,20 +4,30 @@ import os
 import sys
 from argparse import Namespace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from dataset import load_dataset, make_loader
 from distiller_zoo import Method, get_method
+from distiller_zoo.teacher_head import SharedHead
 from errors import UsageError
 from helper.checkpoint import weights_hash
 from helper.device import choose_device, seed_everything
 from helper.loop import evaluate
-from models import create_model, default_learning_rate, feature_shapes, get_classifier, open_checkpoint
-from models.shared_head import share_head
+from models import check_batches, create_model, default_learning_rate, feature_shapes, get_classifier, open_checkpoint
+from models.shared_head import TeacherHead, share_head
 
 EVAL_BATCH = 250  # images per forward pass of an evaluation, which keeps no activations
 SURPRISE = 0.5  # points between a teacher's recorded and measured accuracy that are worth a warning
+
+
+class Head(NamedTuple):
+    """A classifier to be shared, and the options of the run that trained it, {} where nothing tells them."""
+
+    classifier: nn.Linear
+    recorded: dict
 
 
 def prepare(opt):
@@ -56,21 +66,23 @@ def make_network(name, opt, device, head=None):
     """A new network on the device, channels-last. Seeds every generator first: equal seeds start from equal weights.
 
     A learning rate that was not given becomes the architecture's published one.
-    head: nn.Linear, another network's classifier that is to be this one's, frozen.
+    head: a Head, another network's classifier that is to be this one's, frozen. A warning is printed if it was trained
+        on other data than opt's.
     """
     seed_everything(opt.seed, opt.deterministic)
     if opt.learning_rate is None:
         opt.learning_rate = default_learning_rate(name)
     model = create_model(name, opt.num_classes)
-    shapes = feature_shapes(model, opt.image_size)  # refuses a network that cannot take such images
-    if (opt.n_data % opt.batch_size or opt.batch_size) == 1 and (1, 1) in [shape[1:] for shape in shapes]:
-        raise UsageError(f"--batch_size {opt.batch_size} leaves a last batch of one image, whose 1x1 maps in {name} "
-                         f"BatchNorm cannot normalise: use {opt.batch_size + 1}")
+    check_batches(model, opt.image_size, opt.n_data, opt.batch_size)
     if head is not None:
-        if head.out_features != opt.num_classes:
-            raise UsageError(f"the classifier to share is of {head.out_features} classes, not {opt.num_classes}: give "
-                             "a network that was trained on this data set")
-        share_head(model, head, opt.th_adapter)
+        classes = head.classifier.out_features
+        if classes != opt.num_classes:
+            raise UsageError(f"the classifier to share is of {classes} classes, not {opt.num_classes}: give a network "
+                             "that was trained on this data set")
+        if other_data(head.recorded, vars(opt)):
+            print(f"warning: the classifier to share was trained on other data ({head.recorded['dataset']}) than this "
+                  f"run's ({opt.dataset}): its rows may be of different classes", file=sys.stderr)
+        share_head(model, head.classifier, opt.th_adapter)
     return model.to(device.device, memory_format=torch.channels_last)
 
 
@@ -78,7 +90,7 @@ def make_student(teacher, opt, device):
     """The network of --model_s, its classifier its own, or the teacher's (--copy_head), or starting as that
     (--do_init_s_from_th)."""
     head = get_classifier(teacher) if opt.copy_head or opt.do_init_s_from_th else None
-    student = make_network(opt.model_s, opt, device, head if opt.copy_head else None)
+    student = make_network(opt.model_s, opt, device, Head(head, {}) if opt.copy_head else None)
     if opt.do_init_s_from_th:
         own = get_classifier(student)
         if own.weight.shape != head.weight.shape:
@@ -101,14 +113,13 @@ def open_teacher(opt):
 
 
 def open_head(opt):
-    """The classifier (nn.Linear) of --path_th, or None; opt.th names it. Raises UsageError, before any data is
-    looked at."""
+    """The Head of --path_th, or None; opt.th names it. Raises UsageError, before any data is looked at."""
     if opt.path_th is None:
         return None
     checkpoint = open_checkpoint(opt.path_th)
     head = get_classifier(_network(checkpoint))
     opt.th = f"{checkpoint.name}-{weights_hash(head)[:6]}"
-    return head
+    return Head(head, _recorded_options(checkpoint))
 
 
 def make_teacher(checkpoint, opt, device, data, test_loader):
@@ -138,10 +149,11 @@ def make_teacher(checkpoint, opt, device, data, test_loader):
 def open_for_scoring(opt):
     """What evaluate.py compares: the network of --path, the teacher of --path_t or None, a loader, the device.
 
-    The data set is the one that the checkpoint was trained on unless the options name another.
+    The data set is the one that the checkpoint was trained on unless the options name another; so is the head that
+    predicts.
     """
     device = choose_device(opt.gpu_id, opt.precision)
-    checkpoint = open_checkpoint(opt.path)
+    checkpoint = _with_choice(open_checkpoint(opt.path), opt)
     data = _open_recorded_data(opt, _recorded_options(checkpoint))
     model = _frozen(_deployed(checkpoint, data.num_classes, opt.model), device)
     teacher = None
@@ -185,7 +197,7 @@ def open_for_comparison(opt):
 def _data_of_comparison(opt, recorded):
     """The data set for open_for_comparison, or None. recorded: the options of both runs, {} for foreign files."""
     known = [options for options in recorded if "dataset" in options]
-    if len({(options["dataset"], str(options.get("mean"))) for options in known}) == 2:
+    if other_data(*recorded):
         print("warning: A and B were trained on different data: their rows may be of different classes, and both see "
               "images normalised as for A", file=sys.stderr)
     if opt.dataset is None and not known:
@@ -193,6 +205,11 @@ def _data_of_comparison(opt, recorded):
               file=sys.stderr)
         return None
     return None if opt.dataset == "none" else _open_recorded_data(opt, known[0] if known else {})
+
+
+def other_data(a, b):
+    """Do the options of two runs tell that their data sets differ, by name or by the mean of their images?"""
+    return any(a[key] != b[key] for key in ("dataset", "mean") if key in a and key in b)
 
 
 def _compared(checkpoint, name, flag):
@@ -203,6 +220,21 @@ def _compared(checkpoint, name, flag):
     if not all(parameter.isfinite().all() for parameter in get_classifier(model).parameters()):
         raise UsageError(f"{checkpoint.path} has a classifier whose weights are not finite: train it again")
     return model
+
+
+def _with_choice(checkpoint, opt):
+    """The checkpoint as if its run had been given --th_inference and --validation_th_weight as they are in `opt`."""
+    keys = ("th_inference", "validation_th_weight")
+    given = {key: getattr(opt, key) for key in keys if getattr(opt, key) is not None}
+    if not given:
+        return checkpoint
+    recorded = _recorded_options(checkpoint)
+    distill = recorded.get("distill") if "teacher" in checkpoint.raw else None
+    if distill is None or not issubclass(get_method(distill), SharedHead):
+        raise UsageError(f"{checkpoint.path} is no run of METHOD+th, between whose heads --th_inference and "
+                         "--validation_th_weight choose: leave them out")
+    options = recorded | dict.fromkeys(keys, 0) | given
+    return dataclasses.replace(checkpoint, raw=checkpoint.raw | {"options": options, "deploys": True})
 
 
 def _recorded_options(checkpoint):
@@ -258,6 +290,16 @@ def _deploys(checkpoint):
 
 def network_facts(name, network, deployed, opt, device):
     """What a run's files say of its network, and of what is deployed in its place, if anything is: `deploys`;
-    `parameters` counts what is deployed."""
+    `parameters` counts what is deployed, an adapter as folded into its classifier."""
     return {"arch": name, "num_classes": opt.num_classes, "imagenet": False, "deploys": deployed is not network,
-            "parameters": sum(p.numel() for p in deployed.parameters()), "hardware": device.describe()}
+            "parameters": _count_parameters(deployed), "hardware": device.describe()}
+
+
+def _count_parameters(network):
+    """Of what whoever opens the checkpoint gets."""
+    adapted = [head for head in network.modules() if isinstance(head, TeacherHead) and head.adapter is not None]
+    return _numel(network) + sum(_numel(head.folded()) - _numel(head) for head in adapted)
+
+
+def _numel(module):
+    return sum(p.numel() for p in module.parameters())

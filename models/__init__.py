@@ -9,7 +9,7 @@ from models.checkpoint import read_checkpoint
 from models.loading import ModelCheckpoint, load_model, open_checkpoint
 from models.mobilenetv2 import MobileNetV2
 from models.naming import name_from_path
-from models.probe import feature_shapes, get_classifier
+from models.probe import check_batches, feature_shapes, get_classifier
 from models.resnet import ResNet
 from models.resnet4 import BasicBlock, Bottleneck, ResNet4
 from models.shufflenetv1 import ShuffleNetV1
@@ -20,6 +20,7 @@ from models.wrn import WideResNet
 __all__ = [
     "ModelCheckpoint",
     "aliases",
+    "check_batches",
     "check_name",
     "create_model",
     "default_learning_rate",

@@ -21,6 +21,8 @@ ACCURACY_KEYS = ("best_acc", "accuracy", "acc", "best_acc1", "best_prec1")
 WRAPPERS = ("module.", "_orig_mod.", "model_s.")
 HEAD = "t_head."
 COUNTER = "num_batches_tracked"  # of BatchNorm; files older than PyTorch 0.4.1 lack it
+HOW_TO_NAME = ("with the script's flag for it, if it has one (--model_t, --model, --model_a, --model_b), or by calling "
+               "its file or directory after it, such as resnet8x4.pth")
 
 
 @dataclass
@@ -45,8 +47,7 @@ class ModelCheckpoint:
         """
         name = name or self.name
         if name is None:
-            raise UsageError(f"{self.path} does not tell which network it holds: name it (--model_t for a teacher, "
-                             "--model in evaluate.py; otherwise its file or directory after it, such as resnet8x4.pth)")
+            raise UsageError(f"{self.path} does not tell which network it holds: name it {HOW_TO_NAME}")
         if imagenet is None:
             imagenet = self.imagenet or has_imagenet_layout(self.state, name)
         found = count_classes(self.state, name, imagenet) or self.num_classes or num_classes or 1
@@ -54,15 +55,17 @@ class ModelCheckpoint:
             raise UsageError(f"{self.path} is a {name} for {found} classes, not {num_classes}: "
                              f"give one that was trained on this data set")
         model = models.create_model(name, found, imagenet)
-        adapted = f"{model.head}.adapter.weight" in self.state  # another network's classifier, of another width
+        key = _classifier_key(name, imagenet)
+        prefix = key and key.removesuffix("weight")
+        adapted = f"{prefix}adapter.weight" in self.state  # another network's classifier, of another width
         if adapted:
-            _open_adapter(model, self.state)
+            _open_adapter(model, self.state, prefix)
         expected = model.state_dict()
         state = {key: tensor for key, tensor in expected.items() if key.endswith(COUNTER)} | self.state
         difference = _first_difference(expected, state)
         if difference:
-            raise UsageError(f"{self.path} does not fit {name} ({difference}): "
-                             "name the network that it holds (--model_t for a teacher, --model in evaluate.py)")
+            raise UsageError(f"{self.path} does not fit {name} ({difference}): name the network that it holds "
+                             f"{HOW_TO_NAME}")
         model.load_state_dict(state)
         if adapted:
             set_classifier(model, models.get_classifier(model).folded())
@@ -103,10 +106,13 @@ def count_classes(state, name, imagenet=False):
     return len(state[key]) if key in state else None
 
 
-def _open_adapter(model, state):
-    """Gives the model the classifier behind an adapter that a state_dict with adapter.weight belongs to."""
+def _open_adapter(model, state, prefix):
+    """Gives the model the classifier behind an adapter that a state_dict with adapter.weight belongs to.
+
+    prefix: of the classifier's names in the state_dict.
+    """
     own = models.get_classifier(model)
-    classes, width = state[model.head + ".weight"].shape
+    classes, width = state[prefix + "weight"].shape
     set_classifier(model, TeacherHead(nn.Linear(width, classes), own.in_features))
 
 

@@ -1,4 +1,6 @@
-"""BatchNorm that takes what is left of an epoch: a batch of one image."""
+"""BatchNorm that takes what is left of an epoch: a batch of one image; and passes that leave its statistics alone."""
+from contextlib import contextmanager
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -17,3 +19,18 @@ class BatchNorm2d(nn.BatchNorm2d):
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
+
+
+@contextmanager
+def still_statistics(*networks):
+    """Passes in here normalise by the batch in training mode, as ever, but leave the running statistics as they are:
+    for a network that has seen the batch already."""
+    layers = [layer for network in networks for layer in network.modules()
+              if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats]
+    try:
+        for layer in layers:
+            layer.track_running_stats = False
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True

@@ -46,6 +46,14 @@ def feature_shapes(model, image_size):
     return [tuple(f.shape[1:]) for f in feats]
 
 
+def check_batches(model, image_size, n_data, batch_size):
+    """Raises UsageError if the network cannot take images of that size, or the last batch of an epoch of n_data."""
+    shapes = feature_shapes(model, image_size)
+    if (n_data % batch_size or batch_size) == 1 and (1, 1) in [shape[1:] for shape in shapes]:
+        raise UsageError(f"--batch_size {batch_size} leaves a last batch of one image, whose 1x1 maps in {model.name} "
+                         f"BatchNorm cannot normalise: use {batch_size + 1}")
+
+
 @torch.no_grad()
 def on_meta(model, *args, **kwargs):
     """model(*args, **kwargs) on stand-ins of its tensors on the `meta` device, where only shapes are worked out.

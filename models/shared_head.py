@@ -32,7 +32,10 @@ class TeacherHead(nn.Linear):
 
     @torch.no_grad()
     def folded(self):
-        """The same map as one nn.Linear, width -> K: W (A e + a) + b = (W A) e + (W a + b)."""
+        """The same map as one nn.Linear, width -> K: W (A e + a) + b = (W A) e + (W a + b).
+
+        Its attribute `includes_adapter` says whether there was one.
+        """
         weight, bias = self.weight.double(), 0 if self.bias is None else self.bias.double()
         if self.adapter is not None:
             bias = bias + weight @ self.adapter.bias.double()
@@ -41,6 +44,7 @@ class TeacherHead(nn.Linear):
         linear.weight.copy_(weight)
         if linear.bias is not None:
             linear.bias.copy_(bias)
+        linear.includes_adapter = self.adapter is not None
         return linear
 
 
@@ -55,12 +59,14 @@ def share_head(model, classifier, adapter="linear"):
     set_classifier(model, TeacherHead(classifier, width))
 
 
-def check_widths(s_dim, t_dim, adapter):
-    """Raises UsageError if a classifier of t_dim features cannot read an embedding of s_dim."""
+def check_widths(s_dim, t_dim, adapter, shared="the classifier reads", own="the embedding has"):
+    """Raises UsageError if what has t_dim features, such as a classifier, cannot be shared with an embedding of s_dim.
+
+    shared, own: what the message calls the two.
+    """
     if s_dim != t_dim and adapter == "none":
-        raise UsageError(f"the classifier reads {t_dim} features and the embedding has {s_dim}: use --th_adapter "
-                         "linear, or networks of one width, such as resnet32x4 and resnet8x4, resnet56 and resnet20, "
-                         "wrn_40_2 and wrn_16_2")
+        raise UsageError(f"{shared} {t_dim} features and {own} {s_dim}: use --th_adapter linear, or networks of one "
+                         "width, such as resnet32x4 and resnet8x4, resnet56 and resnet20, wrn_40_2 and wrn_16_2")
 
 
 def set_classifier(model, classifier):

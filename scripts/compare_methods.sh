@@ -10,8 +10,10 @@ names=${METHODS:-$("$PYTHON" -c 'from distiller_zoo import methods; print(*metho
 for ((trial = 0; trial < TRIALS; trial++)); do
     vanilla "$student" "$trial"
     for method in $names; do
+        flags=()
+        case "${method%%+*}" in hint|abound|factor|fsp) flags=(--init_epochs "$init") ;; esac
         run "$SAVE_DIR/students/${student}_${method}_epochs-${EPOCHS}_trial-$trial" train_student.py \
-            --path_t "$TEACHER" --model_s "$student" --distill "$method" --init_epochs "$init" --trial "$trial" \
+            --path_t "$TEACHER" --model_s "$student" --distill "$method" "${flags[@]}" --trial "$trial" \
             --skip_validation
     done
 done

@@ -9,12 +9,22 @@ common=(--dataset "$DATASET" --data_dir "${DATA_DIR:-data}" --gpu_id "$GPU" --sa
 read -ra more <<< "${FLAGS:-}"
 failed=()
 
-# published SOURCE: the rows of the table without comments and heading, as 'teacher student method flags'.
+# published SOURCE: its rows of the table, as 'teacher student method flags'; fails if it has none.
 # MODEL_T and MODEL_S from the environment take the place of a one-pair source's own.
 published() {
-    grep -v '^#' scripts/published.tsv | awk -F'\t' -v s="$1" '$1 == s {print $2 "\t" $3 "\t" $4 "\t" $5}' |
-        if [[ "$1" == head* ]]; then sed "s/resnet32x4/@/g; s/resnet8x4/${MODEL_S:-resnet8x4}/g; s/@/${MODEL_T:-resnet32x4}/g"
-        else cat; fi
+    MODEL_T=${MODEL_T:-resnet32x4} MODEL_S=${MODEL_S:-resnet8x4} awk -F'\t' -v OFS='\t' -v source="$1" '
+        function chosen(names,    parts, i, n, out) {  # NAME or TEACHER:STUDENT
+            n = split(names, parts, ":")
+            for (i = 1; i <= n; i++) {
+                if (source ~ /^head/ && parts[i] == "resnet32x4") parts[i] = ENVIRON["MODEL_T"]
+                else if (source ~ /^head/ && parts[i] == "resnet8x4") parts[i] = ENVIRON["MODEL_S"]
+                out = out (i > 1 ? ":" : "") parts[i]
+            }
+            return out
+        }
+        $1 == source { print chosen($2), chosen($3), $4, $5; rows++ }
+        END { if (!rows) { print "error: scripts/published.tsv has no rows of " source > "/dev/stderr"; exit 2 } }
+    ' scripts/published.tsv
 }
 
 # wanted WORD LIST: is WORD in the space-separated LIST, or the list empty?
@@ -37,19 +47,19 @@ run() {
 
 # vanilla MODEL TRIAL: train a network by cross-entropy; its directory is in $vanilla_directory.
 vanilla() {
-    vanilla_directory="$SAVE_DIR/teachers/${1}_${DATASET}_epochs-${EPOCHS}_trial-$2"
+    vanilla_directory="$SAVE_DIR/teachers/${1//\//.}_${DATASET}_epochs-${EPOCHS}_trial-$2"
     run "$vanilla_directory" train_teacher.py --model "$1" --trial "$2"
 }
 
 # make_teacher MODEL TRIAL: the same, for TEACHER_EPOCHS. MODEL:OTHER has the classifier of trial 0 of OTHER, frozen (SH-KD).
 make_teacher() {
-    local head=()
+    local head=() name=${1/:/_head-}
     if [[ "$1" == *:* ]]; then
         vanilla "${1#*:}" 0
         head=(--path_th "$vanilla_directory")
     fi
     local EPOCHS=$TEACHER_EPOCHS
-    vanilla_directory="$SAVE_DIR/teachers/${1/:/_head-}_${DATASET}_epochs-${EPOCHS}_trial-$2"
+    vanilla_directory="$SAVE_DIR/teachers/${name//\//.}_${DATASET}_epochs-${EPOCHS}_trial-$2"
     run "$vanilla_directory" train_teacher.py --model "${1%:*}" "${head[@]}" --trial "$2"
 }
 
@@ -58,18 +68,18 @@ distill() {
     local name="S-$2_T-${1/:/_head-}_${DATASET}_$3_${4//[ -]/}_epochs-${EPOCHS}_trial-$5" flags
     read -ra flags <<< "$4"
     make_teacher "$1" 0
-    run "$SAVE_DIR/students/$name" train_student.py --path_t "$vanilla_directory" --model_s "$2" --distill "$3" \
+    run "$SAVE_DIR/students/${name//\//.}" train_student.py --path_t "$vanilla_directory" --model_s "$2" --distill "$3" \
         "${flags[@]}" --trial "$5"
 }
 
 # chain TEACHER ASSISTANT... STUDENT: each distilled by kd from the one before it; the student TRIALS times.
 chain() {
-    local path name="$1" trial
+    local path name=${1//\//.} trial
     make_teacher "$1" 0
     path=$vanilla_directory
     shift
     while [ $# -gt 0 ]; do
-        name+="-$1"
+        name+="-${1//\//.}"
         for ((trial = 0; trial < ($# > 1 ? 1 : TRIALS); trial++)); do
             run "$SAVE_DIR/students/takd_${name}_${DATASET}_epochs-${EPOCHS}_trial-$trial" train_student.py \
                 --path_t "$path" --model_s "$1" --distill kd --trial "$trial"
@@ -81,6 +91,8 @@ chain() {
 
 # distill_all SOURCE: every row of it that METHODS and STUDENTS ask for, TRIALS times.
 distill_all() {
+    local rows teacher student method flags trial
+    rows=$(published "$1")  # a failure ends the script
     while IFS=$'\t' read -r -u 3 teacher student method flags; do
         if ! wanted "$method" "${METHODS:-}" || ! wanted "$student" "${STUDENTS:-}"; then continue; fi
         for ((trial = 0; trial < TRIALS; trial++)); do
@@ -88,7 +100,7 @@ distill_all() {
             elif [ "$method" = alone ]; then vanilla "$student" "$trial"
             else distill "$teacher" "$student" "$method" "$flags" "$trial"; fi
         done
-    done 3< <(published "$1")
+    done 3<<< "$rows"
 }
 
 # conclude: the table over all runs, pictures of them beside it, and what failed.

@@ -13,17 +13,18 @@ names=${METHODS:-"dih kd hint takd attention crd tofd mhkd${MORE:+ dml alone}"}
 make_teacher "$teacher" 0
 teacher_directory=$vanilla_directory
 
-# heads TYPE: those of the teacher, in $heads_file.
+# heads NAME TYPE: those of the teacher, where the methods look for that type.
 heads() {
-    run "$teacher_directory/heads_$1" train_heads.py --path_t "$teacher_directory" --head_type "$1" --skip_validation
-    heads_file="$teacher_directory/heads_$1.pth"
+    local directory="$teacher_directory/$1"
+    if [ ! -f "$directory.pth" ]; then rm -f "$directory/metrics.jsonl"; fi  # the run, gone on with, writes both again
+    run "$directory" train_heads.py --path_t "$teacher_directory" --head_type "$2" --skip_validation
 }
 
 for method in $names; do
     flags=(--path_t "$teacher_directory")
     case "$method" in
-        dih) heads flat; flags+=(--path_heads "$heads_file") ;;
-        tofd) heads sepconv; flags+=(--path_heads "$heads_file") ;;
+        dih) heads heads flat ;;
+        tofd) heads heads_sepconv sepconv ;;
         hint) flags+=(--init_epochs "${INIT_EPOCHS:-40}") ;;
         dml) flags=(--peers "$teacher") ;;
     esac

@@ -19,7 +19,7 @@ from helper import cli
 
 TINY = ["--dataset", "tiny", "--epochs", "1", "--batch_size", "32", "--precision", "fp32"]
 STEPS = 5  # of an epoch
-BRIEF = ["--init_epochs", "1", "--nce_k", "16"]  # method flags, for every method: short first stages, few negatives
+BRIEF = {"--init_epochs": "1", "--nce_k": "16"}  # for the methods that have them: short first stages, few negatives
 
 
 def build_tiny(data_dir, image_size, cache_dir):
@@ -46,7 +46,7 @@ def teacher_dir(tmp_path_factory):
     save = tmp_path_factory.mktemp("teacher")
     train_teacher.main([*TINY, "--model", "resnet8", "--save_dir", str(save), "--name", "resnet8_vanilla"])
     directory = save / "teachers" / "resnet8_vanilla"
-    for more in ([], ["--head_type", "sepconv", "--name", "heads_sepconv"]):
+    for more in ([], ["--head_type", "sepconv"]):
         train_heads.main([*TINY, "--path_t", str(directory), "--save_dir", str(save), "--skip_validation",
                           "--learning_rate", "0.001", *more])
     return directory
@@ -54,11 +54,11 @@ def teacher_dir(tmp_path_factory):
 
 def distilling(name, teacher_dir):
     """Arguments of train_student.py for one short epoch of method `name` on the tiny data."""
-    args = [*TINY, *BRIEF, "--distill", name, "--model_s", "resnet8", "--skip_validation"]
+    args = [*TINY, "--distill", name, "--model_s", "resnet8", "--skip_validation"]
+    for option in get_method(name).options:
+        args += [word for flag in option.flags if flag in BRIEF for word in (flag, BRIEF[flag])]
     if get_method(name).needs_teacher:
         args += ["--path_t", str(teacher_dir)]
-    if name.startswith("tofd"):
-        args += ["--path_heads", str(teacher_dir / "heads_sepconv.pth")]
     return args
 
 

@@ -55,7 +55,7 @@ def test_two_runs(teacher_dir, tmp_path, compare, command):
     scores = json.loads((tmp_path / "s.json").read_text())
     assert numbers["predictions"] == {"dataset": "tiny", "split": "test", "agreement": scores["agreement"],
                                       "acc_a": scores["acc"], "acc_b": scores["teacher_acc"], "images": 100}
-    assert numbers["a"] == {"path": str(student), "arch": "resnet8", "width": 64}
+    assert numbers["a"] == {"path": str(student), "arch": "resnet8", "width": 64, "includes_adapter": False}
     assert {"b", "classes", "weights", "biases", "similarity_correlation"} < numbers.keys()
     picture = tmp_path / "save" / "heads_student_resnet8_vanilla.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -98,13 +98,34 @@ def test_the_data_set_of_a_published_file(tmp_path, compare):
     assert (err, numbers["predictions"]["dataset"]) == ("", "tiny")
 
 
-def test_networks_of_different_data(teacher_dir, tmp_path, compare):
+@pytest.mark.parametrize("other", [{"dataset": "digits"}, {"mean": [0.1, 0.2, 0.3]}], ids=["name", "mean"])
+def test_networks_of_different_data(teacher_dir, tmp_path, compare, other):
     raw = dict(open_checkpoint(teacher_dir).raw)
-    torch.save(raw | {"options": raw["options"] | {"dataset": "digits"}}, tmp_path / "other.pth")
+    torch.save(raw | {"options": raw["options"] | other}, tmp_path / "other.pth")
     status, _, err, numbers = compare(teacher_dir, tmp_path / "other.pth")
     assert (status, err.count("\n")) == (0, 1)
     assert err.startswith("warning: A and B were trained on different data")
     assert numbers["predictions"]["agreement"] == 100
+
+
+def test_a_file_that_does_not_tell_its_mean_is_of_the_same_data(teacher_dir, tmp_path, compare):
+    """As published ones are."""
+    raw = dict(open_checkpoint(teacher_dir).raw)
+    torch.save(raw | {"options": Namespace(dataset="tiny")}, tmp_path / "other.pth")
+    _, _, err, _ = compare(teacher_dir, tmp_path / "other.pth")
+    assert err == ""
+
+
+def test_an_adapter_is_told_of(teacher_dir, tmp_path, compare):
+    """Of a copied head, and of a teacher's head that predicts in the place of the student's own."""
+    runs = []
+    for name, *args in (("copied", "--copy_head"), ("second", "--distill", "kdth", "--th_inference")):
+        train_student.main([*TINY, "--path_t", str(teacher_dir), "--model_s", "wrn_16_2", "--save_dir", str(tmp_path),
+                            "--name", name, "--skip_validation", *args])
+        runs.append(tmp_path / "students" / name)
+    _, out, _, numbers = compare(*runs, "--dataset", "none")
+    assert numbers["a"]["includes_adapter"] is numbers["b"]["includes_adapter"] is True
+    assert out.count("including the adapter") == 2
 
 
 def test_bad_input(teacher_dir, tmp_path, refused):

@@ -17,10 +17,11 @@ from helper.checkpoint import weights_hash
 from helper.options import student_options, teacher_options
 from helper.run import student_name, teacher_name
 from models import create_model, get_classifier, load_model, read_checkpoint
-from tests.conftest import BRIEF, TINY, build_tiny, distilling
+from tests.conftest import TINY, build_tiny, distilling
 
 QUICK = [*TINY, "--image_size", "8"]
 DECAY = ["--weight_decay", "0.1"]  # nothing that the optimiser holds keeps its bits under it
+OPTIMIZERS = {"momentum": [], "nesterov": ["--nesterov", "1"], "plain": ["--momentum", "0", "--nesterov", "0"]}
 STUDENT = ["--path_t", "teacher.pth"]
 
 
@@ -85,10 +86,11 @@ def refused(command, tmp_path):
 
 @pytest.fixture
 def scores(command, tmp_path):
-    """scores(run): what evaluate.py finds."""
+    """scores(run, *args): what evaluate.py finds."""
 
-    def call(run):
-        status, _, err = command(evaluate, "--path", run, "--precision", "fp32", "--json", tmp_path / "scores.json")
+    def call(run, *args):
+        status, _, err = command(evaluate, "--path", run, "--precision", "fp32", "--json", tmp_path / "scores.json",
+                                 *args)
         assert status == 0, err
         return json.loads((tmp_path / "scores.json").read_text())
 
@@ -120,6 +122,21 @@ HEAD = ("fc.weight", "fc.bias")
 ADAPTER = [(128, 64), (128,)]
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("decay", ["0", "0.1"])
+def test_frozen_heads_keep_their_bits(wide_dir, tmp_path, optimizer, decay):
+    """Whatever the optimiser: a copied and a second head in one run, and the head that a teacher shares."""
+    settings = [*OPTIMIZERS[optimizer], "--weight_decay", decay]
+    run = student_run(wide_dir, "--model_s", "resnet8", "--copy_head", "--distill", "kdth", *settings, tmp_path)
+    state = read_checkpoint(run)
+    assert same(head_of(run), head_of(wide_dir))
+    assert same((state["method"]["head.weight"], state["method"]["head.bias"]), head_of(wide_dir))
+    (group,) = state["optimizer"]["param_groups"]
+    assert len(group["params"]) == len(shapes("resnet8", HEAD)) + 2 * len(ADAPTER)
+    run = train(train_teacher, "--model", "resnet8", "--path_th", wide_dir, *settings, tmp_path)
+    assert same(head_of(run), head_of(wide_dir))
+
+
 def test_a_copied_head_stays_the_teachers(any_teacher, wide_dir, tmp_path):
     run = student_run(any_teacher, "--model_s", "resnet14", "--copy_head", "1", *DECAY, tmp_path)
     assert same(head_of(run), head_of(any_teacher))
@@ -145,7 +162,7 @@ def test_a_teacher_keeps_the_head_that_it_shares(any_teacher, wide_dir, tmp_path
 
 def test_a_copied_and_a_second_head_in_one_run(wide_dir, tmp_path, scores):
     run = student_run(wide_dir, "--model_s", "resnet8", "--copy_head", "1", "--distill", "crd+th", "--th_inference",
-                      *BRIEF, tmp_path)
+                      "--nce_k", "16", tmp_path)
     assert same(head_of(run), head_of(wide_dir))
     embeds = [(128, 64), (128,), (128, 128), (128,)]  # crd's, of student and teacher
     assert trained_shapes(run) == sorted([*shapes("resnet8", HEAD), *ADAPTER, *ADAPTER, *embeds])
@@ -182,9 +199,11 @@ def test_heads_that_cannot_be_shared(refused, wide_dir, teacher_dir):
     message = refused(train_student, *wide, "--do_init_s_from_th")
     assert "the teacher's classifier reads 128 features and resnet8's 64" in message
     assert "--copy_head" in message
-    for args in (["--copy_head"], ["--distill", "kdth"], ["--distill", "kde"]):
+    for args in (["--copy_head"], ["--distill", "kdth"]):
         assert "reads 128 features and the embedding has 64" in refused(train_student, *wide, *args, "--th_adapter",
                                                                         "none")
+    message = refused(train_student, *wide, "--distill", "kde", "--th_adapter", "none")
+    assert "the teacher's embedding has 128 features and the student's 64" in message
     assert "give one of them" in refused(train_student, "--path_t", teacher_dir, "--copy_head", "--do_init_s_from_th")
     assert "embedding has 64" in refused(train_teacher, "--model", "resnet8", "--path_th", wide_dir, "--th_adapter",
                                          "none")
@@ -228,6 +247,18 @@ def without(state, key):
     return {name: tensor for name, tensor in state.items() if name != key}
 
 
+@pytest.mark.parametrize(("other", "warned"), [
+    ({"dataset": "digits"}, True), ({"mean": [0.1, 0.2, 0.3]}, True), ({}, False)], ids=["name", "mean", "same"])
+def test_a_head_of_other_data_is_warned_of(teacher_dir, tmp_path, command, other, warned):
+    raw = read_checkpoint(teacher_dir)
+    torch.save(raw | {"options": raw["options"] | other}, tmp_path / "resnet8.pth")
+    size = ["--image_size", "16"]  # the shared teacher's: another one has another mean
+    status, _, err = command(train_teacher, *TINY, *size, "--model", "resnet14", "--path_th", tmp_path / "resnet8.pth",
+                             "--save_dir", tmp_path)
+    assert status == 0
+    assert ("the classifier to share was trained on other data" in err) == warned
+
+
 REFUSED_HEADS = {
     "another class count": (lambda path: published(path, create_model("resnet8", 7).state_dict()),
                             "the classifier to share is of 7 classes, not 10"),
@@ -268,6 +299,14 @@ def test_an_adapted_student_loads_as_a_plain_network(adapted_run):
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_parameters_are_those_of_the_network_that_is_read_back(adapted_run, wide_dir, tmp_path):
+    """A copied head, and a teacher's that predicts, each behind an adapter: as one layer of the student's width."""
+    second = student_run(wide_dir, "--model_s", "resnet8", "--distill", "kdth", "--th_inference", tmp_path)
+    for run in (adapted_run, second):
+        counted = json.loads((run / "options.json").read_text())["parameters"]
+        assert counted == sum(p.numel() for p in load_model(run).parameters())
+
+
 def test_an_adapted_student_is_the_next_teacher(adapted_run, tmp_path, capfd):
     train_student.main([*QUICK, "--path_t", str(adapted_run), "--model_s", "resnet8", "--distill", "kdth",
                         "--save_dir", str(tmp_path)])
@@ -300,13 +339,48 @@ CHOICES = {"own": [], "teacher's": ["--th_inference"], "weight 1": ["--validatio
 @pytest.fixture(scope="module")
 def chosen(wide_dir, tmp_path_factory):
     """The runs of one command that differ in what predicts."""
-    return {choice: student_run(wide_dir, "--distill", "kd+th", "-d", "0.5", "--model_s", "resnet8", *args,
+    return {choice: student_run(wide_dir, "--distill", "kd+th", "--delta", "0.5", "--model_s", "resnet8", *args,
                                 tmp_path_factory.mktemp("chosen")) for choice, args in CHOICES.items()}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_what_a_run_recorded_is_found_again(chosen, choice, scores):
     assert_recorded(scores(chosen[choice]), chosen[choice])
+
+
+EVALUATED = {"own": ["--th_inference", "0"], "teacher's": ["--th_inference"],
+             "weight 1": ["--validation_th_weight", "1"], "mixture": ["--validation_th_weight", "0.3"]}
+
+
+@pytest.mark.parametrize("trained", ["own", "mixture"])
+def test_evaluate_chooses_anew(chosen, trained, scores):
+    """All that one training run can say."""
+    for choice, args in EVALUATED.items():
+        assert_recorded(scores(chosen[trained], *args), chosen[choice])
+
+
+def test_evaluate_chooses_between_two_heads_alone(chosen, teacher_dir, wide_dir, tmp_path, command):
+    simkd = student_run(teacher_dir, "--model_s", "resnet8", "--distill", "simkd+th", tmp_path / "simkd")
+    kd = student_run(teacher_dir, "--model_s", "resnet8", tmp_path / "kd")
+    untrained = student_run(wide_dir, "--model_s", "resnet8", "--distill", "kdth", "-b", "0", tmp_path / "untrained")
+    for path, message, *args in (
+            (teacher_dir, "is no run of METHOD+th", "--th_inference"),
+            (kd, "is no run of METHOD+th", "--validation_th_weight", "0.5"),
+            (published(tmp_path / "resnet8.pth", two_headed(create_model("resnet8", 10))), "is no run of METHOD+th",
+             "--th_inference", "--dataset", "tiny"),
+            (simkd, "simkd+th predicts in its own way", "--th_inference"),
+            (untrained, "leaves the adapter", "--th_inference"),
+            (chosen["own"], "give one of them", "--th_inference", "1", "--validation_th_weight", "0.3"),
+            (chosen["own"], "1.5 is above 1", "--validation_th_weight", "1.5")):
+        status, out, err = command(evaluate, "--path", path, "--precision", "fp32", *args)
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+        assert message in err
+
+
+def test_a_method_that_predicts_in_its_own_way_is_rebuilt(teacher_dir, tmp_path, scores):
+    run = student_run(teacher_dir, "--model_s", "resnet14", "--distill", "simkd+th", tmp_path)
+    assert_recorded(scores(run), run)
+    assert_recorded(scores(run, "--th_inference", "0"), run)
 
 
 def test_the_choice_changes_the_scores_and_not_the_training(chosen):
@@ -365,6 +439,14 @@ def test_a_method_without_a_teacher_has_no_head_to_share(refused, flag):
     assert "without a teacher" in message
 
 
+def test_a_delta_of_0_is_noted(teacher_dir, tmp_path, command):
+    args = [*QUICK, "--path_t", teacher_dir, "--skip_validation", "--model_s", "resnet8", "--save_dir", tmp_path]
+    _, _, err = command(train_student, *args, "--distill", "kdth", "-b", "0")
+    assert err.startswith("note: --delta is 0 for kdth")
+    for name in ("kd", "kdth"):
+        assert "--delta" not in command(train_student, *args, "--distill", name)[2]
+
+
 def test_no_weight_at_all_is_refused(refused, teacher_dir):
     assert "no loss has a weight" in refused(train_student, "--path_t", teacher_dir, "--skip_validation", "--distill",
                                              "kdth", "-r", "0", "-a", "0", "-b", "0")
@@ -384,11 +466,14 @@ def weights(*args):
     ("kdth --beta 0.03 -d 2", (1, 2, 0, 0.03)),
     ("kdth --delta 0.03 --div 2", (1, 2, 0, 0.03)),
     ("kd+th", (0.1, 0.9, 0, 0.02)),
-    ("kd+th -d 0.5 -b 3", (0.1, 0.9, 3, 0.5)),
+    ("kd+th -d 0.5 -b 3", (0.1, 0.5, 3, 0.02)),
+    ("kd+th --delta 0.5 -d 2", (0.1, 2, 0, 0.5)),
     ("crdth", (0.9, 1, 0.8, 0.02)),
     ("crdth -r 0.9 -a 1 -b 0.7 -d 0.03", (0.9, 1, 0.7, 0.03)),
     ("kdeth -d 0.03", (1, 1, 0.02, 0.03)),
-    ("crd+th -d 0.03", (1, 0, 0.8, 0.03)),
+    ("kde+th -d 0.5 --delta 0.03", (1, 0.5, 0.02, 0.03)),
+    ("crd+th -d 0.5", (1, 0.5, 0.8, 0.02)),
+    ("simkd+th -c 0 -d 0 -b 1", (0, 0, 1, 0.02)),
     ("crd+th --delta 0 -b 0", (1, 0, 0, 0)),
     ("kd -d 0.5", (0.1, 0.5, 0, 0)),
     ("kde -d 0.5", (1, 0.5, 0.02, 0)),
@@ -400,7 +485,7 @@ def test_what_d_and_beta_weigh(args, expected):
 
 @pytest.mark.parametrize(("args", "message"), [
     ("crdth -d 1 --delta 1", "-d and --delta are the same weight for --distill crdth"),
-    ("crd+th -d 1 --delta 1", "-d and --delta are the same weight"),
+    ("crd+th -d 1 -a 1", r"-d and --alpha are the same weight for --distill crd\+th"),
     ("kdth -b 1 --delta 1", "-b and --delta are the same weight for --distill kdth"),
     ("kdth -d 1 -a 1", "-d and --alpha are the same weight"),
     ("kd -d 1 --div 1", "-d and --alpha are the same weight"),
@@ -440,7 +525,7 @@ def test_names_of_runs():
 
 def test_kdth_is_kd_beside_the_teachers_head(teacher_dir, tmp_path):
     runs = [student_run(teacher_dir, "--model_s", "resnet8", "--distill", *args.split(), tmp_path / args[:4])
-            for args in ("kdth -r 1 -a 1.5 -b 0.5", "kd+th -r 1 -a 1.5 -d 0.5")]
+            for args in ("kdth -r 1 -a 1.5 -b 0.5", "kd+th -r 1 -a 1.5 --delta 0.5")]
     first, second = (read_checkpoint(run) for run in runs)
     assert last_row(runs[0])["loss_th"] == last_row(runs[1])["loss_th"] > 0
     for part in ("model", "method"):

@@ -1,4 +1,5 @@
 """The scripts of README, as a user runs them: from another directory, twice."""
+import json
 import os
 import re
 import subprocess
@@ -6,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from helper.options import student_options
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,6 +42,107 @@ def test_setup_refuses_what_is_no_python(tmp_path):
     done = bash("setup.sh", tmp_path, PYTHON="/bin/false")
     assert done.returncode == 2
     assert "is not a Python of 3.10" in done.stderr
+
+
+# The published experiments
+
+ROWS = [line.split("\t") for line in (ROOT / "scripts" / "published.tsv").read_text().splitlines()
+        if not line.startswith("#")][1:]
+# Stands for an interpreter: logs what it is asked to run, and leaves the metrics of a finished run.
+STUB = f"""#!{sys.executable}
+import json, os, pathlib, sys
+script, *args = sys.argv[1:]
+if script != "-c":
+    with open(os.environ["LOG"], "a") as log:
+        log.write(json.dumps([script, *args]) + "\\n")
+if "--name" in args:
+    given = dict(zip(args, args[1:]))
+    kind = "teachers" if script == "train_teacher.py" else "students"
+    run = pathlib.Path(given["--save_dir"], kind, given["--name"])
+    run.mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("\\n" * int(given["--epochs"]))
+"""
+
+
+@pytest.fixture
+def commands(tmp_path):
+    """commands(script, **environment): (the finished process, {name of a run: its command's words before --dataset})."""
+    stub, log = tmp_path / "python", tmp_path / "log"
+    stub.write_text(STUB)
+    stub.chmod(0o755)
+
+    def call(script, **environment):
+        done = bash(script, tmp_path, PYTHON=str(stub), LOG=str(log), SAVE_DIR="save", DATASET="digits", EPOCHS="2",
+                    **environment)
+        found = {}
+        for line in log.read_text().splitlines() if log.exists() else []:
+            words = json.loads(line)
+            if "--name" in words:
+                own = " ".join(words[:words.index("--dataset")]).replace(f"{tmp_path}/save/", "")
+                epochs = words[words.index("--epochs") + 1]
+                found[words[words.index("--name") + 1]] = f"{own} for {epochs}"
+        return done, found
+
+    return call
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:5]).replace(" ", ""))
+def test_every_published_row_parses(row):
+    _, teacher, student, method, flags, _, _ = row
+    if method == "alone":
+        assert flags == "-"
+    else:
+        given = [] if flags == "-" else flags.split()
+        opt = student_options(["--path_t", teacher, "--model_s", student, "--distill", method, *given])
+        assert opt.gamma or opt.alpha or opt.beta
+
+
+def test_commands_of_head_sharing(commands):
+    done, found = commands("run_headsharing.sh", TRIALS="2", TEACHER_EPOCHS="5")
+    assert done.returncode == 0, done.stderr
+    t, s, sh = "resnet32x4_digits_epochs-5_trial-0", "resnet8x4_digits_epochs-2_trial-", "resnet32x4_head-resnet8x4"
+    sh_t = f"{sh}_digits_epochs-5_trial-"
+    expected = {f"{s}{trial}": f"train_teacher.py --model resnet8x4 --trial {trial} for 2" for trial in (0, 1)}
+    expected[t] = "train_teacher.py --model resnet32x4 --trial 0 for 5"
+    expected |= {f"{sh_t}{trial}": f"train_teacher.py --model resnet32x4 --path_th teachers/{s}0 --trial {trial} for 5"
+                 for trial in (0, 1)}
+    for teacher, path, method, flags in (
+            ("resnet32x4", t, "kd", "-r 0.1 -a 0.9 -b 0"), ("resnet32x4", t, "crd", "-r 1 -a 0 -b 0.8"),
+            ("resnet32x4", t, "kdth", "-r 1 -a 1.5 -b 0.02"), ("resnet32x4", t, "crdth", "-r 0.9 -a 1 -b 0.8 -d 0.02"),
+            (sh, f"{sh_t}0", "crd", "-r 1 -a 1 -b 0.8")):
+        for trial in (0, 1):
+            name = f"S-resnet8x4_T-{teacher}_digits_{method}_{re.sub('[ -]', '', flags)}_epochs-2_trial-{trial}"
+            expected[name] = (f"train_student.py --path_t teachers/{path} --model_s resnet8x4 --distill {method} {flags} "
+                              f"--trial {trial} for 2")
+    assert found == expected
+
+
+def test_commands_of_head_sharing_for_another_pair(commands):
+    """A teacher's name with '/', which stands for no directory, and a student that is the table's own teacher."""
+    done, found = commands("run_headsharing.sh", TRIALS="1", MODEL_T="torchvision/resnet18", MODEL_S="resnet32x4",
+                           MORE="1", METHODS="kdth kd projector")
+    assert done.returncode == 0, done.stderr
+    t = "torchvision.resnet18_digits_epochs-2_trial-0"
+    assert found[t] == "train_teacher.py --model torchvision/resnet18 --trial 0 for 2"
+    sh_t = "torchvision.resnet18_head-resnet32x4_digits_epochs-2_trial-0"
+    assert found[sh_t] == ("train_teacher.py --model torchvision/resnet18 --path_th "
+                           "teachers/resnet32x4_digits_epochs-2_trial-0 --trial 0 for 2")
+    students = sorted(command for command in found.values() if command.startswith("train_student.py"))
+    assert students == sorted(
+        f"train_student.py --path_t teachers/{path} --model_s resnet32x4 --distill {method} --trial 0 for 2"
+        for path, method in (
+            (t, "kd -r 0.1 -a 0.9 -b 0"), (t, "kdth -r 1 -a 1.5 -b 0.02"), (t, "kd -r 1 -a 1.5 -b 0"),
+            (t, "kd -r 1 -a 1.5 -b 0 --copy_head 1"), (sh_t, "kd -r 1 -a 1.5 -b 0"),
+            (t, "projector -r 1 -a 1 -b 2 --projector_loss diff"),
+            (t, "projector -r 1 -a 1 -b 1 --projector_loss corr")))
+
+
+def test_a_source_without_rows_fails(tmp_path):
+    script = f'source {ROOT}/scripts/published.sh; distill_all headshering; echo "went on"'
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True,
+                          env=os.environ | {"PYTHON": sys.executable})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: scripts/published.tsv has no rows of headshering\n"
 
 
 def test_report_without_runs(tmp_path):

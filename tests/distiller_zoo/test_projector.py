@@ -221,6 +221,12 @@ def test_unequal_widths_without_a_projector_are_refused():
         make("wrn_16_2", projector="none")
 
 
+def test_unknown_modes_are_refused():
+    for make_loss in (LogSum, lambda mode: ProjectedLogSum(6, 6, mode)):
+        with pytest.raises(UsageError, match="unknown mode of LogSum 'dif': did you mean diff"):
+            make_loss("dif")
+
+
 # The temperature of its KL
 
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from crd import CRDLoss
-from distiller_zoo import CRDTH, KDE, KDETH, KDTH, DistillKL, EmbeddingDistance, TeacherHead, get_method
-from distiller_zoo.base import Features, Pretraining
-from distiller_zoo.teacher_head import Mixture, mixture, with_teacher_head
+from distiller_zoo import CRDTH, KDE, KDETH, KDTH, DistillKL, EmbeddingDistance, TeacherHead, get_method, methods
+from distiller_zoo.base import Features, Method, Pretraining
+from distiller_zoo.teacher_head import Mixture, SharedHead, mixture, with_teacher_head
 from errors import UsageError
 from helper.objective import Objective
 from models import create_model, get_classifier
@@ -254,6 +254,36 @@ def test_the_first_stage_is_the_methods_own():
     assert not abound.has_loss
 
 
+def test_all_that_a_method_says_of_itself_is_passed_on():
+    _, made = make(get_method("hint+th"), delta=0.0)
+    public = {name for name in {*vars(Method), *Method.__annotations__} if not name.startswith("_")}
+    said = {*vars(SharedHead), *vars(type(made)), *vars(made)}
+    assert public - said == {"needs_teacher"}  # without one there is no +th
+
+
+class Busy(Method):
+    """A method that says all that one can say."""
+
+    weights = methods["kd"].weights
+    has_weighted_terms, pretrains_student, preact, input_gradient = True, False, True, True
+    turns, t_depth = 2, 3
+
+    def weighted_terms(self, s, t, batch):
+        return {"own": torch.tensor(5.0)}
+
+    def turn_loss(self, turn, s, batch):
+        return torch.tensor(10.0 * turn)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+def test_a_method_of_turns_and_terms_keeps_them(delta):
+    objective, made = make(with_teacher_head(Busy), delta=delta)
+    assert (made.turns, made.preact, made.pretrains_student, made.input_gradient) == (2, True, False, True)
+    assert made.t_depth == (None if delta else 3)  # the head's term reads the teacher's logits
+    assert list(weighted(made, objective, 1, 0, 0)(batch_of(4, 16)).terms) == ["ce", "own"] + ["th"] * bool(delta)
+    assert objective.turn(batch_of(4, 16), 1).total == 10
+
+
 def test_a_delta_of_0_needs_no_teacher():
     objective, made = make(KDTH, delta=0.0)
     objective.teacher.forward = None  # calling it would fail
@@ -268,15 +298,15 @@ def test_a_delta_of_0_needs_no_teacher():
 
 
 @pytest.mark.parametrize("scale", [1, 1e4])
-@pytest.mark.parametrize("share", [1e-9, 0.3, 0.5, 1])
-def test_a_mixture_is_of_probabilities(scale, share):
+@pytest.mark.parametrize("th_weight", [1e-9, 0.3, 0.5, 1])
+def test_a_mixture_is_of_probabilities(scale, th_weight):
     z_s, z_th = (scale * random_embeddings(5, CLASSES, seed) for seed in (0, 1))
-    mixed = mixture(z_s, z_th, share).softmax(1)
-    torch.testing.assert_close(mixed, (1 - share) * z_s.softmax(1) + share * z_th.softmax(1))
-    if share == 1:
-        assert mixture(z_s, z_th, share) is z_th
+    mixed = mixture(z_s, z_th, th_weight).softmax(1)
+    torch.testing.assert_close(mixed, (1 - th_weight) * z_s.softmax(1) + th_weight * z_th.softmax(1))
+    if th_weight == 1:
+        assert mixture(z_s, z_th, th_weight) is z_th
     else:
-        torch.testing.assert_close(mixture(z_s, z_th, share).exp().sum(1), torch.ones(5))
+        torch.testing.assert_close(mixture(z_s, z_th, th_weight).exp().sum(1), torch.ones(5))
 
 
 @pytest.mark.parametrize("given", [{}, {"th_inference": 1}, {"validation_th_weight": 1.0},
@@ -293,11 +323,11 @@ def test_what_is_deployed_predicts_what_was_counted(pair, given, precision):
             torch.testing.assert_close(deployed(batch.images), counted)
             feats, z_s = objective.student(batch.images, is_feat=True)
             z_th = made.head(feats[-1])
-    share = given.get("validation_th_weight", float("th_inference" in given))
-    expected = (1 - share) * z_s.float().softmax(1) + share * z_th.float().softmax(1)
+    th_weight = given.get("validation_th_weight", float("th_inference" in given))
+    expected = (1 - th_weight) * z_s.float().softmax(1) + th_weight * z_th.float().softmax(1)
     torch.testing.assert_close(counted.float().softmax(1), expected)
-    assert isinstance(deployed, Mixture) == (share == 0.3)
-    assert (deployed is objective.student) == (share == 0)
+    assert isinstance(deployed, Mixture) == (th_weight == 0.3)
+    assert (deployed is objective.student) == (th_weight == 0)
     assert get_classifier(objective.student) is not made.head  # the student is left whole
 
 
@@ -332,9 +362,12 @@ def test_a_second_teachers_head_is_refused(name):
         get_method(name)
 
 
-@pytest.mark.parametrize("method", [KDTH, EmbeddingDistance, KDETH])
-def test_unequal_widths_without_an_adapter_are_refused(method):
-    with pytest.raises(UsageError, match=r"reads 128 features and the embedding has 64: use --th_adapter linear"):
+@pytest.mark.parametrize(("method", "message"), [
+    (KDTH, "the classifier reads 128 features and the embedding has 64: use --th_adapter linear"),
+    (EmbeddingDistance, "the teacher's embedding has 128 features and the student's 64: use --th_adapter linear"),
+    (KDETH, "the teacher's embedding has 128 features and the student's 64")])
+def test_unequal_widths_without_an_adapter_are_refused(method, message):
+    with pytest.raises(UsageError, match=message):
         make(method, *WIDTHS["unequal"], th_adapter="none")
     make(method, *WIDTHS["equal"], th_adapter="none")
 
