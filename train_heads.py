@@ -33,7 +33,7 @@ def main(argv=None):
     objective = HeadTuning(teacher, heads, device, split)
     compile_objective(objective, opt, device, opt.epochs * len(loaders["train"]))
 
-    facts = network_facts(teacher.name, heads, heads, opt, device) | teacher_facts
+    facts = network_facts(teacher.name, heads, heads, opt, device) | teacher_facts | {"heads": opt.head_type}
     directory, file = checkpoint.path.parent / opt.name, checkpoint.path.parent / f"{opt.name}.pth"
     with Run(directory, opt, facts) as run:
         optimizer, scheduler = make_optimizer(objective, opt)

@@ -82,8 +82,9 @@ class TaskOrientedFeatures(Method):
     The teacher's exits come from train_heads.py --head_type sepconv. The student's are dropped after training. The loss
     has cross-entropy in it, so gamma and alpha are 0 and beta is 1; -a is --tofd_alpha.
 
-    The published networks have a fourth exit beside the final classifier, on the same map, and their lists of logits
-    and of features are shifted against each other by it: --tofd_faithful 1 has both.
+    The published CIFAR ResNets have a fourth exit beside the final classifier, on the same map, and their lists of
+    logits and of features are shifted against each other by it: --tofd_faithful 1 has that extra exit and that shift,
+    on any network, and nothing else of the published ones.
     """
 
     weights = Weights(0.0, 0.0, 1.0, "DIH's TOFD: alpha 0.05, beta 0.03, t 3 within")
@@ -96,7 +97,8 @@ class TaskOrientedFeatures(Method):
                                   "help": "tofd: weight of the links' orthogonality"}),
         Option(("--tofd_t",), {"type": number(float, at_least=0), "default": 3.0, "metavar": "T",
                                "help": "tofd: the temperature is 1 + T/250 * epoch"}),
-        Option(("--tofd_faithful",), SWITCH | {"help": "tofd: 1: the published pairing of exits, shifted by one"}),
+        Option(("--tofd_faithful",), SWITCH | {"help": "tofd: 1: the published CIFAR ResNets' extra exit on the last "
+                                                 "stage, by which their logits and features are paired with a shift"}),
     )
 
     def __init__(self, student, teacher, opt):

@@ -78,7 +78,7 @@ def tuned_heads(opt, t_shapes, kind):
         raise UsageError(f"{opt.distill}: there is no {path}: tune the teacher's heads first ({tune}){leave_out}, or "
                          "name their place with --path_heads")
     saved = read_checkpoint(path)
-    if not FIELDS <= saved.keys():
+    if FIELDS - saved.keys():
         raise UsageError(f"{path} holds no tuned heads: give a file that train_heads.py wrote")
     if saved["teacher_hash"] != opt.teacher_hash:
         raise UsageError(f"{path} has heads of another teacher ({saved['teacher_arch']}, {saved['teacher_hash']}, not "

@@ -58,10 +58,10 @@ def student_options(argv=None):
     group.add_argument("-a", "--alpha", "--div", dest="alpha", type=weight, help="weight of the KL on the logits")
     group.add_argument("-b", "--beta", dest="beta", type=weight, help="weight of the method's own loss")
     group.add_argument("--delta", type=weight, help="weight of the teacher's head in METHOD+th")
-    group.add_argument("-d", dest="d", type=weight, help="the same as --delta with kdeth, crdth and METHOD+th, as "
-                       "--alpha with all others (SimKD's --div)")
-    group.add_argument("--kd_T", type=number(float, above=0), help="temperature of the KL on the logits; default: 4, "
-                       "or as listed")
+    group.add_argument("-d", dest="d", type=weight, help="the same as --delta with kdeth and crdth; with others "
+                       "what SimKD's --div (alpha) is for them")
+    group.add_argument("--kd_T", type=number(float, above=0), help="temperature of the KL on the logits, and of dih's, "
+                       "mhkd's and dml's; tofd has --tofd_t instead; default: the recipe's, or 4, or as listed")
     _add_method_options(group)
     _add_training(parser)
     _add_data(parser)

@@ -1,5 +1,6 @@
 """Tables and curves over finished or running runs."""
 import json
+import re
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -45,7 +46,20 @@ def group_runs(runs):
 
 
 def table(groups):
-    """A Markdown table: test accuracy of the last and the best epoch as mean ± standard deviation over the trials."""
+    """Markdown tables as text: of networks, then of tuned heads, whichever there are."""
+    networks, heads = split_groups(groups)
+    return "\n\n".join(draw(part) for part, draw in ((networks, _network_table), (heads, _head_table)) if part)
+
+
+def split_groups(groups):
+    """The groups of networks, and those of heads that train_heads.py tuned."""
+    heads = {label for label, runs in groups.items() if "head_type" in runs[0]["options"]}
+    return tuple({label: runs for label, runs in groups.items() if (label in heads) == wanted}
+                 for wanted in (False, True))
+
+
+def _network_table(groups):
+    """Test accuracy of the last and the best epoch as mean ± standard deviation over the trials."""
     lines = ["| run | epochs | trials | last, % | best, % | parameters | time |",
              "|---|---|---|---|---|---|---|"]
     for label, runs in groups.items():
@@ -59,9 +73,79 @@ def table(groups):
     return "\n".join(lines)
 
 
-def plot(groups, path):
-    """Test accuracy by epoch, the mean over the trials with a band from the lowest to the highest, as a PNG."""
+def _head_table(groups):
+    """Test accuracy of each head at its best epoch, that of the file that teaches, as mean ± standard deviation."""
+    accuracies = {label: _head_accuracies(runs) for label, runs in groups.items()}
+    stages = sorted({stage for by_stage in accuracies.values() for stage in by_stage})
+    lines = ["| heads | trials | " + "".join(f"stage {stage}, % | " for stage in stages) + "teacher, % | parameters |",
+             "|---|---|" + "---|" * len(stages) + "---|---|"]
+    for label, runs in groups.items():
+        cells = [_spread(accuracies[label][stage]) if stage in accuracies[label] else "-" for stage in stages]
+        teacher = _teacher_accuracies(runs)
+        lines.append(f"| {label} | {len(runs)} | {' | '.join(cells)} | {_spread(teacher) if teacher else '-'} | "
+                     f"{runs[0]['options']['parameters']:,} |")
+    return "\n".join(lines)
+
+
+def _head_accuracies(runs):
+    """{stage: [test accuracy in each trial]}, each of the epoch whose head was kept: the one of its lowest loss."""
+    found = {}
+    for run in runs:
+        rows, split = run["rows"], "val" if "val_loss" in run["rows"][0] else "test"
+        for stage in (int(key[9:-4]) for key in rows[0] if re.fullmatch(r"test_head\d+_acc", key)):
+            kept = min(rows, key=lambda row: row[f"{split}_head{stage}_loss"])
+            found.setdefault(stage, []).append(kept[f"test_head{stage}_acc"])
+    return found
+
+
+def _teacher_accuracies(runs):
+    """Of the runs that measured their teacher's."""
+    accuracies = (run["options"].get("teacher", {}).get("accuracy") for run in runs)
+    return [accuracy for accuracy in accuracies if accuracy is not None]
+
+
+def plot_heads(groups, path):
+    """Test accuracy of tuned heads by the stage that they are on, the mean over the trials with a band from the lowest
+    to the highest, and the accuracy of the teacher's own classifier as a line; as a PNG.
+
+    Raises UsageError where there are no heads.
+    """
+    _, groups = split_groups(groups)
+    if not groups:
+        raise UsageError("no run of train_heads.py is there: --heads draws the accuracy of what it tunes")
     plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    teachers = {}
+    for label, runs in groups.items():
+        accuracies = sorted(_head_accuracies(runs).items())
+        stages = [stage for stage, _ in accuracies]
+        line, = axes.plot(stages, [mean(values) for _, values in accuracies], "o-", label=label)
+        low, high = ([edge(values) for _, values in accuracies] for edge in (min, max))
+        axes.fill_between(stages, low, high, color=line.get_color(), alpha=0.2)
+        teachers |= dict.fromkeys((runs[0]["options"]["arch"], accuracy) for accuracy in _teacher_accuracies(runs))
+    styles = ["--", ":", "-."]
+    for i, (arch, accuracy) in enumerate(teachers):
+        axes.axhline(accuracy, color="0.3", linestyle=styles[i % len(styles)],
+                     label=f"{arch}'s own classifier: {accuracy:.2f}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set(xlabel="stage of the network that the head reads", ylabel="test accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _networks(groups):
+    networks, _ = split_groups(groups)
+    if not networks:
+        raise UsageError("no run of a network is there, only heads: draw those with --heads")
+    return networks
+
+
+def plot(groups, path):
+    """Test accuracy of networks by epoch, the mean over the trials with a band from the lowest to the highest, as a
+    PNG."""
+    groups, plt = _networks(groups), _pyplot()
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     lows = []
     for label, runs in groups.items():
@@ -83,11 +167,12 @@ def plot(groups, path):
 
 
 def bars(groups, path):
-    """Test accuracy of the last epoch, the best run on top: the mean over the trials, a dot for each, as a PNG.
+    """Test accuracy of networks after the last epoch, the best on top: the mean over the trials, a dot for each, as a
+    PNG.
 
     Runs without distillation are drawn in grey, and a line marks the best of them that is a student's network.
     """
-    plt = _pyplot()
+    groups, plt = _networks(groups), _pyplot()
     scores = {label: [run["rows"][-1]["test_acc"] for run in runs] for label, runs in groups.items()}
     order = sorted(scores, key=lambda label: mean(scores[label]))
     alone = [label for label in order if "distill" not in groups[label][0]["options"]]
@@ -129,7 +214,7 @@ def _setting(run):
 def _label(run):
     options = run["options"]
     if "head_type" in options:
-        return f"heads of {options['arch']}, mean"
+        return f"{options['head_type']} heads of {options['arch']}"
     if "distill" not in options:
         return options["model"] + _head(options)
     if "teacher" not in options:

@@ -86,6 +86,7 @@ class Run:
         self.first_stage = self.directory / "first_stage.pth"
         self.options = {key: value for key, value in vars(opt).items() if key not in ("named", "targets")}
         self.overwrite, self.save_freq = opt.overwrite, opt.save_freq
+        self.another = "another --name" if opt.name else "another --trial"
         self.history = []
         self.tensorboard = {}
         self.writer = Writer()
@@ -201,7 +202,7 @@ class Run:
         for key in now:
             if key in before.keys() - INCIDENTAL and now[key] != before[key]:
                 raise UsageError(f"{self.directory} was begun with {key} = {before[key]}, not {now[key]}: pass "
-                                 "--overwrite to start it anew, or another --trial")
+                                 f"--overwrite to start it anew, or {self.another}")
 
     def _lock(self):
         self.lock = open(self.directory / ".lock", "w")  # noqa: SIM115 - held, and so locked, until the run is closed

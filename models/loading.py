@@ -76,6 +76,9 @@ def open_checkpoint(path):
     """The ModelCheckpoint of a file, or of a directory's newest file. Raises UsageError as read_checkpoint does."""
     path = find_checkpoint(path)
     raw = read_checkpoint(path)
+    if "heads" in raw:  # what train_heads.py writes
+        raise UsageError(f"{path} holds heads of a teacher, not a network: give the teacher's own file, or its run's "
+                         "directory")
     tensors = {_unwrapped(key): tensor for key, tensor in _find_state(raw, path).items()}
     state = {key: tensor for key, tensor in tensors.items() if not key.startswith(HEAD)}
     name = _find_name(raw) or models.name_from_path(path)

@@ -41,7 +41,10 @@ class TorchvisionNet(nn.Module):
         self.register_load_state_dict_pre_hook(_add_prefix)
 
     def forward(self, x, is_feat=False, preact=False, depth=None):
-        """As models.base.Backbone, but everything is computed whatever the depth. Raises UsageError for preact: a graph does not tell where a stage's last ReLU is."""
+        """As models.base.Backbone, but everything is computed whatever the depth.
+
+        Raises UsageError for preact: a graph does not tell where a stage's last ReLU is.
+        """
         if preact:
             raise UsageError(f"model '{self.name}' has no pre-activation features: choose a method that needs none")
         out = self.net(x)

@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from helper import cli
-from helper.report import bars, find_runs, group_runs, plot, table
+from helper.report import bars, find_runs, group_runs, plot, plot_heads, table
 
 
 def main(argv=None):
@@ -16,6 +16,8 @@ def main(argv=None):
     parser.add_argument("paths", nargs="*", default=["save"], help="run directories, or folders of them")
     parser.add_argument("--plot", metavar="FILE", help="write the learning curves there, as a PNG")
     parser.add_argument("--bars", metavar="FILE", help="write a bar chart of the last epochs there, as a PNG")
+    parser.add_argument("--heads", metavar="FILE", help="write the accuracy of the heads of train_heads.py by depth "
+                        "there, as a PNG")
     opt = parser.parse_args(argv)
     groups = group_runs(find_runs(opt.paths))
     print(table(groups))
@@ -23,6 +25,8 @@ def main(argv=None):
         plot(groups, opt.plot)
     if opt.bars:
         bars(groups, opt.bars)
+    if opt.heads:
+        plot_heads(groups, opt.heads)
 
 
 if __name__ == "__main__":

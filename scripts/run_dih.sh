@@ -17,7 +17,7 @@ teacher_directory=$vanilla_directory
 heads() {
     local directory="$teacher_directory/$1"
     if [ ! -f "$directory.pth" ]; then rm -f "$directory/metrics.jsonl"; fi  # the run, gone on with, writes both again
-    run "$directory" train_heads.py --path_t "$teacher_directory" --head_type "$2" --skip_validation
+    run "$directory" train_heads.py --path_t "$teacher_directory" --head_type "$2"
 }
 
 for method in $names; do
@@ -32,10 +32,13 @@ for method in $names; do
         case "$method" in
             alone) vanilla "$student" "$trial" ;;
             takd) ;;  # the chain makes its own trials, below
-            *) run "$SAVE_DIR/students/${student}_T-${teacher}_${DATASET}_${method}_epochs-${EPOCHS}_trial-$trial" \
+            *) run "$SAVE_DIR/students/${student//\//.}_T-${teacher//\//.}_${DATASET}_${method}_epochs-${EPOCHS}_trial-$trial" \
                 train_student.py --model_s "$student" --distill "$method" "${flags[@]}" --trial "$trial" ;;
         esac
     done
     if [ "$method" = takd ]; then chain "$teacher" "$assistant" "$student"; fi
 done
+if compgen -G "$teacher_directory/heads*.pth" > /dev/null; then
+    "$PYTHON" scripts/report.py "$teacher_directory" --heads "$SAVE_DIR/heads.png" > /dev/null
+fi
 conclude

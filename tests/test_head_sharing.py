@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import shlex
+import signal
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from distiller_zoo.teacher_head import SharedHead
 from errors import UsageError
 from helper.checkpoint import weights_hash
 from helper.options import student_options, teacher_options
+from helper.progress import Progress
 from helper.run import student_name, teacher_name
 from models import create_model, get_classifier, load_model, read_checkpoint
-from tests.conftest import TINY, build_tiny, distilling
+from tests.conftest import STEPS, TINY, build_tiny, distilling
+from tests.test_resume import Stop, assert_same, stop_at
 
 QUICK = [*TINY, "--image_size", "8"]
 DECAY = ["--weight_decay", "0.1"]  # nothing that the optimiser holds keeps its bits under it
@@ -411,6 +414,36 @@ def test_what_cannot_predict_so(refused, chosen, teacher_dir):
     assert "simkd+th predicts in its own way" in refused(train_student, *teacher, "--distill", "simkd+th")
     assert "leaves the adapter" in refused(train_student, "--path_t", chosen["own"], "--skip_validation", "--distill",
                                            "kdth", "--model_s", "wrn_16_2", "-b", "0", "--th_inference")
+
+
+# Stopped and started again
+
+RESUMED = {
+    "copied": [train_student, "--model_s", "resnet8", "--copy_head", "--path_t"],
+    "SH-KD": [train_teacher, "--model", "resnet8", "--path_th"],
+    "factor+th": [train_student, "--model_s", "resnet8", "--distill", "factor+th", "--init_epochs", "1", "--path_t"],
+}
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_shared_head_behind_an_adapter_goes_on_to_the_same_bits(kind, wide_dir, tmp_path, monkeypatch):
+    """Stopped twice: after three steps, of the first stage where there is one, and in the main one's second epoch."""
+    script, *args = RESUMED[kind]
+
+    def start(save):
+        return train(script, *args, wide_dir, "--epochs", "2", *DECAY, save)
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, Progress, "advance", 3, before=False, signal_number=signal.SIGTERM)
+        with pytest.raises(SystemExit):
+            start(tmp_path / "stopped")
+    first_stage = STEPS * (kind == "factor+th")
+    assert len(list(tmp_path.rglob("first_stage.pth"))) == bool(first_stage)
+    with monkeypatch.context() as patch:
+        stop_at(patch, Progress, "advance", first_stage + STEPS, before=False)
+        with pytest.raises(Stop):
+            start(tmp_path / "stopped")
+    assert_same(start(tmp_path / "whole"), start(tmp_path / "stopped"))
 
 
 # Every method beside a teacher's head

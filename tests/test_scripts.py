@@ -66,7 +66,7 @@ if "--name" in args:
 
 @pytest.fixture
 def commands(tmp_path):
-    """commands(script, **environment): (the finished process, {name of a run: its command's words before --dataset})."""
+    """commands(script, **environment): (the finished process, {name of a run: its own flags, and how many epochs})."""
     stub, log = tmp_path / "python", tmp_path / "log"
     stub.write_text(STUB)
     stub.chmod(0o755)
@@ -112,8 +112,8 @@ def test_commands_of_head_sharing(commands):
             (sh, f"{sh_t}0", "crd", "-r 1 -a 1 -b 0.8")):
         for trial in (0, 1):
             name = f"S-resnet8x4_T-{teacher}_digits_{method}_{re.sub('[ -]', '', flags)}_epochs-2_trial-{trial}"
-            expected[name] = (f"train_student.py --path_t teachers/{path} --model_s resnet8x4 --distill {method} {flags} "
-                              f"--trial {trial} for 2")
+            expected[name] = (f"train_student.py --path_t teachers/{path} --model_s resnet8x4 --distill {method} "
+                              f"{flags} --trial {trial} for 2")
     assert found == expected
 
 

@@ -334,6 +334,14 @@ def test_alphas_for_other_branches_are_refused(alpha, given):
         MHKDLoss(alpha)(z_ss, z_ts, y)
 
 
+@pytest.mark.parametrize("alpha", [2, -0.1, (0.1, 0.1, 1.5)], ids=str)
+def test_alphas_that_are_no_share_are_refused(alpha):
+    z_ss, z_ts, y = random_logits()
+    for loss, student in ((DIHLoss(alpha), z_ss[0]), (MHKDLoss(alpha), z_ss)):
+        with pytest.raises(UsageError, match="share of a branch, from 0 to 1, and cannot be"):
+            loss(student, z_ts, y)
+
+
 def test_dih_refuses_to_have_nothing_to_learn():
     z_ss, z_ts, y = random_logits()
     with pytest.raises(UsageError, match="every branch has alpha 0"):

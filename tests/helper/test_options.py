@@ -59,10 +59,48 @@ def test_the_seed_follows_the_trial():
     (["--path_t", "t", "--lr_decay_epochs", "9,3"], r"'9,3' is not a rising list"),
     (["--path_t", "t", "--name", "a/b"], r"'a/b' is not letters"),
     ([], r"--path_t is missing"),
+    (["--path_t", "t", "--delta", "1"], r"--delta weighs the teacher's head, and --distill kd has none: use kd\+th"),
+    (["--path_t", "t", "--th_inference"], r"--th_inference does nothing for --distill kd: .* kdth, .*, METHOD\+th\)"),
+    (["--path_t", "t", "--validation_th_weight", "0.3"], r"--validation_th_weight does nothing for --distill kd"),
+    (["--path_t", "t", "--kdth_t", "2"], r"--kdth_t does nothing for --distill kd"),
+    (["--path_t", "t", "--th_adapter", "none"], r"--th_adapter does nothing for --distill kd.* with --copy_head\)"),
+    (["--path_t", "t", "--path_heads", "x"], r"--path_heads does nothing for --distill kd: .* dih, mhkd, tofd\)"),
+    (["--path_t", "t", "--head_stages", "1"], r"--head_stages does nothing"),
+    (["--path_t", "t", "--peers", "resnet8"], r"--peers does nothing for --distill kd: leave it out \(it is for dml\)"),
+    (["--path_t", "t", "--distill", "crd+th", "-s", "2"], r"--soft does nothing for --distill crd\+th"),
+    (["--distill", "dml", "--th_inference", "1"], r"--th_inference does nothing for --distill dml"),
 ])
 def test_refusals(args, message):
     with pytest.raises(UsageError, match=message):
         student_options(args)
+
+
+@pytest.mark.parametrize("args", [
+    ["--th_inference", "0"],  # as it is anyway
+    ["--copy_head", "--th_adapter", "none"], ["--distill", "kde", "--th_adapter", "none"],
+    ["--distill", "kd+th", "--th_adapter", "none", "--kdth_t", "2", "--th_inference"],
+    ["--distill", "hint+th", "--hint_layer", "1"], ["--distill", "fsp", "--init_epochs", "3"],
+    ["--distill", "crd", "--feat_dim", "64"], ["--distill", "correlation", "--feat_dim", "64"],
+])
+def test_flags_of_the_method(args):
+    assert student_options([*STUDENT, *args])
+
+
+@pytest.mark.parametrize("name", methods)
+def test_every_flag_of_a_method_is_taken_by_it(name):
+    """The check of flags goes by the names that the parser makes of them."""
+    args = [*(STUDENT if methods[name].needs_teacher else []), "--distill", name]
+    for option in methods[name].options:
+        value = {"path_heads": "x", "head_stages": "1", "peers": "resnet8"}.get(option.flags[-1][2:])
+        choices = option.settings.get("choices")
+        value = value or str(choices[-1] if choices else 1)
+        student_options([*args, option.flags[-1], value])
+
+
+def test_an_adapter_without_a_head_to_share():
+    with pytest.raises(UsageError, match="--th_adapter is for the classifier of --path_th"):
+        teacher_options(["--th_adapter", "none"])
+    assert teacher_options(["--th_adapter", "none", "--path_th", "x"]).th_adapter == "none"
 
 
 def test_evaluate_needs_a_checkpoint():

@@ -1,0 +1,235 @@
+"""The fast path against the plain one (plain.py), and against its own ceiling: images per second of whole training loops.
+
+    python benchmarks/speed.py --pair resnet32x4:resnet8x4 --method kd,crd
+    python benchmarks/speed.py --pair resnet20:resnet8 --all --json results/speed.json
+
+Blocks of all paths alternate in one process, so that a machine whose speed drifts slows them alike; ratios are medians
+over the rounds. Fast is what train_student.py runs: loader, meters and progress included. The ceiling is the same forward
+and backward passes on one fixed batch, and nothing else. Over kd is the time of a step, by rounds of both. Memory is the
+peak of a process of its own for each path: resident size on the CPU, what the allocator gave out on a GPU.
+
+Images are noise: 50,000 of them for CRD's bank, of which a block sees as many as it has steps for.
+"""
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.plain import PlainPath
+from dataset import ArrayImages, Data, make_loader
+from distiller_zoo import get_method, methods
+from distiller_zoo.crd import CRD
+from distiller_zoo.tuned_heads import PATH_HEADS, heads_name
+from helper import cli
+from helper.checkpoint import Training, weights_hash
+from helper.compiling import compile_objective
+from helper.device import choose_device
+from helper.fit import make_optimizer
+from helper.frozen import prepare_teacher
+from helper.loop import StopSignal, train_epoch
+from helper.meters import Meters
+from helper.objective import Objective
+from helper.options import student_options
+from helper.tuning import TunedHeads, save_heads
+from models import create_model, feature_shapes
+from models.heads import HEAD_TYPES, Heads
+
+N_DATA, CLASSES, SIZE = 50_000, 100, 32
+COLUMNS = ("pair", "method", "plain img/s", "fast img/s", "fast over plain", "fast over ceiling", "time over kd",
+           "plain MB", "fast MB")
+
+
+def main(argv=None):
+    parser = cli.Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", default="resnet32x4:resnet8x4", metavar="T:S,...", help="teachers and students")
+    parser.add_argument("--method", default="kd,crd", metavar="METHOD,...")
+    parser.add_argument("--all", action="store_true", help="every method")
+    parser.add_argument("--skip_plain", action="store_true", help="the fast path and its ceiling only")
+    parser.add_argument("--skip_memory", action="store_true", help="no processes to measure memory")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20, help="of a block")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2, help="loader processes of the plain path")
+    parser.add_argument("--compile", choices=["on", "off"], default="off", help="of the fast path and its ceiling")
+    parser.add_argument("--gpu_id", default="")
+    parser.add_argument("--precision", default="auto", help="of the fast path")
+    parser.add_argument("--json", metavar="FILE", help="write the table there too")
+    parser.add_argument("--profile", metavar="FILE", help="write a trace of one fast block, for chrome://tracing")
+    parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # the process that measures one path's memory
+    opt = parser.parse_args(argv)
+    device = choose_device(opt.gpu_id, opt.precision)
+    pairs = [pair.split(":") for pair in opt.pair.split(",")]
+    if opt.peak_of:
+        return print(peak(Bench(*pairs[0], opt.method, opt, device), opt.peak_of, device))
+    names = list(methods) if opt.all else opt.method.split(",")
+    print(f"batch {opt.batch_size}, {opt.rounds} rounds of {opt.steps} steps, {device.describe()}, "
+          f"compile {opt.compile}\n")
+    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    rows = []
+    for teacher, student in pairs:
+        kd = Bench(teacher, student, "kd", opt, device)
+        for name in names:
+            rows.append(measure(kd, name, opt, device))
+            cells = ("" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+                     for value in list(rows[-1].values())[2:])
+            print(f"| {teacher} -> {student} | {name} | " + " | ".join(cells) + " |", flush=True)
+            if opt.json:
+                facts = {"hardware": device.describe(), "batch_size": opt.batch_size, "compile": opt.compile}
+                Path(opt.json).write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+    if opt.profile:
+        profile(Bench(*pairs[0], names[0], opt, device), opt.profile)
+
+
+def measure(kd, name, opt, device):
+    """One row of the table, {column: number or None}."""
+    bench = kd if name == "kd" else Bench(kd.teacher_name, kd.student_name, name, opt, device)
+    paths = {"fast": bench.fast, "ceiling": bench.ceiling, "kd": kd.fast}
+    if not opt.skip_plain:
+        paths["plain"] = bench.plain
+    if bench is kd:
+        del paths["kd"]
+    for run in paths.values():
+        run()  # warm-up
+    times = {path: [] for path in paths}
+    for _ in range(opt.rounds):
+        for path, run in paths.items():
+            times[path].append(run())
+
+    def ratio(a, b):
+        return median(x / y for x, y in zip(times[a], times[b], strict=True)) if a in times and b in times else None
+
+    def images_per_second(path):
+        return opt.batch_size / median(times[path]) if path in times else None
+
+    memory = {path: None if opt.skip_memory or path not in times else peak_in_own_process(bench, path, opt)
+              for path in ("plain", "fast")}
+    return dict(zip(COLUMNS, (
+        f"{kd.teacher_name}:{kd.student_name}", name, images_per_second("plain"), images_per_second("fast"),
+        ratio("plain", "fast"), ratio("fast", "ceiling"), ratio("fast", "kd") if "kd" in times else 1.0,
+        memory["plain"], memory["fast"]), strict=True))
+
+
+class Bench:
+    """A pair and a method, with a function for each path that runs a block and returns the seconds of a step."""
+
+    def __init__(self, teacher, student, name, opt, device):
+        self.teacher_name, self.student_name, self.name, self.opt, self.device = teacher, student, name, opt, device
+        generator = torch.Generator().manual_seed(0)
+        n = opt.steps * opt.batch_size
+        images = ArrayImages(torch.randint(256, (n, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator),
+                             torch.arange(n) % CLASSES)
+        self.data = Data("noise", [str(k) for k in range(CLASSES)], SIZE, (0.5,) * 3, (0.25,) * 3, True, images,
+                         images, images)
+        self._fast = self._plain = None
+
+    def make(self, device, crd=None, fast=False):
+        """(Objective, optimiser, options), as train_student.py has them; crd takes the place of the zoo's CRD."""
+        torch.manual_seed(0)
+        layout = torch.channels_last if fast else torch.contiguous_format
+        student, teacher = (create_model(name, CLASSES).to(device.device, memory_format=layout)
+                            for name in (self.student_name, self.teacher_name))
+        cls = get_method(self.name)
+        with tempfile.TemporaryDirectory() as directory:
+            options = self._options(cls, teacher, directory)
+            teacher = teacher.eval().requires_grad_(False) if cls.needs_teacher else None
+            cls = crd if crd and cls is CRD else cls
+            method = cls(student, teacher, options).to(device.device)
+        if fast:
+            teacher = prepare_teacher(teacher, device, SIZE)
+        objective = Objective(student, device, teacher, method, options.gamma, options.alpha, options.beta,
+                              options.kd_T)
+        if fast:
+            options.compile = self.opt.compile
+            compile_objective(objective, options, device, 0)
+        return objective, make_optimizer(objective, options)[0], options
+
+    def _options(self, cls, teacher, directory):
+        """The options that the method needs; new heads or peers where it learns from such."""
+        args = ["--distill", self.name, "--model_s", self.student_name, "--batch_size", str(self.opt.batch_size),
+                "--learning_rate", "0.0001"]
+        args += ["--path_t", directory] if cls.needs_teacher else ["--peers", self.teacher_name]
+        opt = student_options(args)
+        opt.image_size, opt.num_classes, opt.n_data = SIZE, CLASSES, N_DATA
+        opt.targets, opt.teacher_hash = torch.arange(N_DATA) % CLASSES, weights_hash(teacher)
+        if PATH_HEADS in cls.options:
+            for kind in HEAD_TYPES:
+                heads = TunedHeads(Heads(feature_shapes(teacher, SIZE)[1:-1], None, CLASSES, kind))
+                save_heads(Path(directory, f"{heads_name(kind)}.pth"), heads, opt,
+                           {"arch": self.teacher_name, "hash": opt.teacher_hash, "accuracy": None})
+        return opt
+
+    def plain(self):
+        if self._plain is None:
+            self._plain = PlainPath(lambda device, crd: self.make(device, crd)[:2], self.data, self.opt.batch_size,
+                                    self.device, self.opt.workers)
+        return self._plain()
+
+    def fast(self):
+        objective, training = self._fast_parts()
+        start = time.perf_counter()
+        train_epoch(objective, training, StopSignal(), title="block", epochs_left=0, print_freq=10**9)
+        return self._seconds(start)
+
+    def ceiling(self):
+        objective, training = self._fast_parts()
+        objective.train()
+        start = time.perf_counter()
+        for _ in range(self.opt.steps):
+            objective(self.batch).total.backward()
+        return self._seconds(start)
+
+    def _fast_parts(self):
+        if self._fast is None:
+            objective, optimizer, _ = self.make(self.device, fast=True)
+            loader = make_loader(self.data, self.data.train, kind="device", batch_size=self.opt.batch_size, train=True,
+                                 device=self.device.device)
+            scaler = torch.amp.GradScaler(self.device.device.type, enabled=self.device.precision == "fp16")
+            self._fast = objective, Training(objective, optimizer, None, scaler, loader, Meters(self.device.device))
+            self.batch = next(iter(loader))
+        return self._fast
+
+    def _seconds(self, start):
+        """Of a step, since `start`."""
+        if self.device.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - start) / self.opt.steps
+
+
+def peak(bench, path, device):
+    """Peak memory in MB of blocks of a path."""
+    for _ in range(2):
+        getattr(bench, path)()
+    if device.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def peak_in_own_process(bench, path, opt):
+    command = [sys.executable, __file__, "--peak_of", path, "--steps", "3", "--method", bench.name,
+               "--pair", f"{bench.teacher_name}:{bench.student_name}"]
+    for flag in ("batch_size", "gpu_id", "precision", "compile"):
+        command += [f"--{flag}", str(getattr(opt, flag))]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def profile(bench, file):
+    """A torch profiler trace of one fast block, and its ten most costly operations on standard output."""
+    bench.fast()
+    with torch.profiler.profile() as profiler:
+        bench.fast()
+    profiler.export_chrome_trace(file)
+    key = "self_device_time_total" if bench.device.device.type == "cuda" else "self_cpu_time_total"
+    print(profiler.key_averages().table(sort_by=key, row_limit=10))
+
+
+if __name__ == "__main__":
+    cli.run(main)
