@@ -1,7 +1,7 @@
 """The plain path, which speed.py compares with: RepDistiller's way of training, written anew for today's PyTorch.
 
-Float32, contiguous layout, PIL transforms in DataLoader workers, scalars read in every step, and for CRD negatives drawn
-by the workers and both banks gathered, (B, K + 1, D) each.
+Float32, contiguous layout, PIL transforms in DataLoader workers, scalars read in every step, and for CRD negatives
+drawn by the workers and both banks gathered, (B, K + 1, D) each.
 """
 import time
 

@@ -1,22 +1,24 @@
-"""The fast path against the plain one (plain.py), and against its own ceiling: images per second of whole training loops.
+"""The fast path against the plain one (plain.py), and against its own ceiling: images per second of training loops.
 
     python benchmarks/speed.py --pair resnet32x4:resnet8x4 --method kd,crd
     python benchmarks/speed.py --pair resnet20:resnet8 --all --json results/speed.json
 
 Blocks of all paths alternate in one process, so that a machine whose speed drifts slows them alike; ratios are medians
-over the rounds. Fast is what train_student.py runs: loader, meters and progress included. The ceiling is the same forward
-and backward passes on one fixed batch, and nothing else. Over kd is the time of a step, by rounds of both. Memory is the
-peak of a process of its own for each path: resident size on the CPU, what the allocator gave out on a GPU.
+over the rounds. Fast is what train_student.py runs: loader, meters and progress included. The ceiling is the same
+forward and backward passes on one fixed batch, and nothing else. Over kd is the time of a step, by rounds of both.
+Memory is the peak of a process of its own for each path: resident size on the CPU, what the allocator gave out on a
+GPU.
 
 Images are noise: 50,000 of them for CRD's bank, of which a block sees as many as it has steps for.
 """
 import argparse
+import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stderr
 from pathlib import Path
 from statistics import median
 
@@ -176,11 +178,12 @@ class Bench:
     def fast(self):
         objective, training = self._fast_parts()
         start = time.perf_counter()
-        train_epoch(objective, training, StopSignal(), title="block", epochs_left=0, print_freq=10**9)
+        with redirect_stderr(io.StringIO()):  # the progress bar
+            train_epoch(objective, training, StopSignal(), title="block", epochs_left=0, print_freq=10**9)
         return self._seconds(start)
 
     def ceiling(self):
-        objective, training = self._fast_parts()
+        objective, _ = self._fast_parts()
         objective.train()
         start = time.perf_counter()
         for _ in range(self.opt.steps):
@@ -210,7 +213,9 @@ def peak(bench, path, device):
         getattr(bench, path)()
     if device.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    # Not ru_maxrss, in which a process starts with what its parent had.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
 
 
 def peak_in_own_process(bench, path, opt):

@@ -203,11 +203,3 @@ def test_digits_train(digits, kind):
     assert "digits" in dataset_dict
     batch = next(iter(make_loader(digits, digits.test, kind=kind, batch_size=360, train=False, device="cpu")))
     assert batch.images.shape == (360, 3, 32, 32) and batch.images.std().item() == pytest.approx(1, abs=0.05)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_sees_the_same_batches(loader):
-    for host, device in zip(loader("device"), loader("device", device="cuda"), strict=True):
-        assert device.images.is_cuda and device.images.is_contiguous(memory_format=torch.channels_last)
-        assert all(torch.equal(a, b.cpu()) for a, b in zip(host, device, strict=True))

@@ -45,13 +45,11 @@ def make(n=40, classes=4, k=8, mode="exact"):
     return targets, NegativeSampler(targets, k, mode)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("mode", ["exact", "relax"])
-def test_negatives_are_of_other_classes_and_all_different(mode, device):
+def test_negatives_are_of_other_classes_and_all_different(mode):
     targets, sampler = make(mode=mode)
-    sampler = sampler.to(device)
     index = torch.arange(40)
-    drawn = sampler(index.to(device), targets.to(device)).cpu()
+    drawn = sampler(index, targets)
     assert drawn.shape == (40, 9)
     assert (targets[drawn[:, 1:]] != targets[:, None]).all()
     assert all(len(set(row.tolist())) == 8 for row in drawn[:, 1:])
