@@ -11,6 +11,7 @@ from distiller_zoo.hint import HintLoss
 from distiller_zoo.options import INIT_EPOCHS
 from distiller_zoo.pooling import pool_to_match
 from distiller_zoo.unit import unit
+from errors import UsageError
 
 
 class FactorTransfer(Loss):
@@ -95,6 +96,10 @@ class Factor(Method):
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
         s_shape, t_shape = self.s_shapes[-2], self.t_shapes[-2]
+        if 1 in (s_shape[1] * s_shape[2], t_shape[1] * t_shape[2]):
+            raise UsageError(f"factor: the last maps, {s_shape} (student) and {t_shape} (teacher), are compared by "
+                             "where they are active, and one of them has a single place: use larger images or networks "
+                             "that reduce them less")
         self.paraphraser = Paraphraser(t_shape)
         self.translator = Translator(s_shape, t_shape)
         self.loss = FactorTransfer()

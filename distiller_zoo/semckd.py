@@ -110,7 +110,11 @@ class SemCKD(nn.Module):
 
 
 class CrossLayer(Method):
-    """Every stage of the student learns from every stage of the teacher, as attention over the batch decides."""
+    """Every stage of the student learns from every stage of the teacher, as attention over the batch decides.
+
+    A step costs more than three of kd's for a small student (results/speed.md): each of the S x T projectors has a 3x3
+    convolution between twice the teacher's channels, and together they are larger than the student.
+    """
 
     weights = Weights(1.0, 1.0, 400.0, "SimKD's toolbox, scripts/run_distill.sh")
     options = (Option(("-s", "--soft"), {"type": number(float, above=0), "default": 1.0, "metavar": "T",
