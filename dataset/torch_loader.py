@@ -48,18 +48,17 @@ class _Keys:
     """The batch sampler: lists of (epoch, index). Workers that outlive an epoch learn the epoch from these keys."""
 
     def __init__(self, loader):
-        self._n, self._batch_size, self._len = len(loader.images), loader.batch_size, len(loader)
-        self._train, self._seed = loader.train, loader.seed
+        self._loader = loader
         self.position = 0, 0  # (epoch, step) of the first batch
 
     def __len__(self):
-        return self._len
+        return len(self._loader)
 
     def __iter__(self):
-        epoch, start = self.position
-        order = epoch_order(self._n, self._train, self._seed, epoch)[0]
-        for step in range(start, self._len):
-            batch = order[step * self._batch_size:(step + 1) * self._batch_size]
+        loader, (epoch, start) = self._loader, self.position
+        order = epoch_order(len(loader.images), loader.train, loader.seed, epoch)[0]
+        for step in range(start, len(loader)):
+            batch = order[step * loader.batch_size:(step + 1) * loader.batch_size]
             yield [(epoch, index) for index in batch.tolist()]
 
 

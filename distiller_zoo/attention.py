@@ -35,7 +35,7 @@ class Attention(Loss):
 
 
 class AttentionTransfer(Method):
-    """Where the student looks in each stage, turned to where the teacher does. A 1x1 map, which has one place, adds 0."""
+    """Where the student looks in each stage, turned to where the teacher does; a 1x1 map, of one place, adds 0."""
 
     weights = Weights(1.0, 0.0, 1000.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper's 1e3")
 

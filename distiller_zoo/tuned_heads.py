@@ -10,7 +10,6 @@ from errors import UsageError
 from models import read_checkpoint
 from models.heads import Heads
 
-FILE = "heads.pth"
 FIELDS = {"heads", "hash", "kind", "pool", "stages", "shapes", "num_classes", "teacher_arch", "teacher_hash"}
 
 

@@ -84,6 +84,8 @@ def _update(loss, optimizer, scaler):
 def evaluate(model, loader, device, stop=None):
     """Cross-entropy, top-1 and top-5 accuracy of `model` over the loader's images.
 
+    Where a batch does not fit into the GPU's memory, the loader's batches are halved, for good.
+
     Args:
         model: images (B, 3, H, W) -> logits (B, K), or {name: logits} of several classifiers; put into eval mode.
         device: helper.device.Device.
@@ -94,8 +96,25 @@ def evaluate(model, loader, device, stop=None):
         means, and "NAME_loss", "NAME_acc" of each.
     """
     model.eval()
-    network = NetworkOnDevice(device)
-    sums, samples = 0, 0
+    while True:
+        try:
+            sums, samples, names = _sums(model, loader, NetworkOnDevice(device), stop)
+            break
+        except torch.OutOfMemoryError:
+            if loader.batch_size == 1:
+                raise
+            loader.batch_size //= 2
+            torch.cuda.empty_cache()
+    rows = (sums / samples).cpu() * torch.tensor([1.0, 100.0, 100.0])  # (classifiers, 3)
+    scores = dict(zip(("loss", "acc", "acc_top5"), rows.mean(0).tolist(), strict=True))
+    for name, (loss, acc, _) in zip(names, rows.tolist(), strict=False):
+        scores |= {f"{name}_loss": loss, f"{name}_acc": acc}
+    return scores
+
+
+def _sums(model, loader, network, stop):
+    """Sums of _score over the loader's images, a row for each classifier; the images; the names, [] of one alone."""
+    sums, samples, names = 0, 0, []
     for batch in loader:
         out = network(model, batch.images)
         names = list(out) if isinstance(out, dict) else []
@@ -103,11 +122,7 @@ def evaluate(model, loader, device, stop=None):
         samples += len(batch.target)
         if stop is not None:
             stop.check()
-    rows = (sums / samples).cpu() * torch.tensor([1.0, 100.0, 100.0])  # (classifiers, 3)
-    scores = dict(zip(("loss", "acc", "acc_top5"), rows.mean(0).tolist(), strict=True))
-    for name, (loss, acc, _) in zip(names, rows.tolist(), strict=False):
-        scores |= {f"{name}_loss": loss, f"{name}_acc": acc}
-    return scores
+    return sums, samples, names
 
 
 def _score(logits, target):

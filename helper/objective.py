@@ -8,6 +8,7 @@ from torch.nn.parallel import data_parallel
 
 from distiller_zoo import DistillKL, Features
 from errors import UsageError
+from models.norm import still_statistics
 
 
 class Losses(NamedTuple):
@@ -70,7 +71,7 @@ class Objective(nn.Module):
 
     def turn(self, batch, turn):
         """Losses of update `turn` of a batch, from 1 on; `forward` gives the student's."""
-        with torch.no_grad():
+        with torch.no_grad(), still_statistics(self.student):
             s = self.features(self.student, batch.images)
         with self.network.device.autocast():
             loss = self.method.turn_loss(turn, s, batch)

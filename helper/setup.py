@@ -19,7 +19,7 @@ from helper.loop import evaluate
 from models import check_batches, create_model, default_learning_rate, feature_shapes, get_classifier, open_checkpoint
 from models.shared_head import TeacherHead, share_head
 
-EVAL_BATCH = 250  # images per forward pass of an evaluation, which keeps no activations
+EVAL_PIXELS = {"cpu": 250 * 32**2, "cuda": 2000 * 32**2}  # a forward pass of an evaluation keeps no activations
 SURPRISE = 0.5  # points between a teacher's recorded and measured accuracy that are worth a warning
 
 
@@ -42,9 +42,10 @@ def prepare(opt):
     opt.image_size, opt.num_classes, opt.n_data = data.image_size, data.num_classes, data.n_data
     opt.targets, opt.data_identity = data.train.targets, data.identity
     opt.mean, opt.std = list(data.mean), list(data.std)
-    loaders = {"test": open_loader(data, data.test, opt, device, EVAL_BATCH)}
+    scored = max(25, EVAL_PIXELS[device.device.type] // data.image_size**2)
+    loaders = {"test": open_loader(data, data.test, opt, device, scored)}
     if data.val is not data.test:
-        loaders["val"] = open_loader(data, data.val, opt, device, EVAL_BATCH)
+        loaders["val"] = open_loader(data, data.val, opt, device, scored)
     loaders["train"] = open_loader(data, data.train, opt, device, opt.batch_size, train=True)
     return device, data, loaders
 

@@ -73,7 +73,7 @@ def test_the_network_is_left_as_it_is(teacher, monkeypatch, kind):
 
 def test_scores_are_means_over_the_images(teacher, monkeypatch):
     """Of every head, whatever batches the images come in; 100 of them do not fill the last one here."""
-    monkeypatch.setattr(setup, "EVAL_BATCH", 30)
+    monkeypatch.setattr(setup, "EVAL_PIXELS", {"cpu": 30 * 16**2})
     train_heads.main([*TUNE, "--path_t", str(teacher)])
     row, = rows(teacher / "heads")
     data = build_tiny(None, None, None)

@@ -13,8 +13,8 @@ from helper.options import student_options
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def bash(script, cwd, **environment):
-    return subprocess.run(["bash", str(ROOT / "scripts" / script)], cwd=cwd, capture_output=True, text=True,
+def bash(script, cwd, *args, **environment):
+    return subprocess.run(["bash", str(ROOT / "scripts" / script), *args], cwd=cwd, capture_output=True, text=True,
                           env=os.environ | {"PYTHON": sys.executable} | environment)
 
 
@@ -66,14 +66,15 @@ if "--name" in args:
 
 @pytest.fixture
 def commands(tmp_path):
-    """commands(script, **environment): (the finished process, {name of a run: its own flags, and how many epochs})."""
+    """commands(script, *args, **environment): (the finished process, {name of a run: its own flags, and how many
+    epochs}), in the order of the runs."""
     stub, log = tmp_path / "python", tmp_path / "log"
     stub.write_text(STUB)
     stub.chmod(0o755)
 
-    def call(script, **environment):
-        done = bash(script, tmp_path, PYTHON=str(stub), LOG=str(log), SAVE_DIR="save", DATASET="digits", EPOCHS="2",
-                    **environment)
+    def call(script, *args, **environment):
+        done = bash(script, tmp_path, *args, PYTHON=str(stub), LOG=str(log), SAVE_DIR="save", DATASET="digits",
+                    EPOCHS="2", **environment)
         found = {}
         for line in log.read_text().splitlines() if log.exists() else []:
             words = json.loads(line)
@@ -151,7 +152,82 @@ def test_report_without_runs(tmp_path):
     assert done.stderr == f"error: no run with metrics.jsonl below {tmp_path}\n"
 
 
-@pytest.mark.parametrize("script", ["train_teacher.py", "train_student.py", "evaluate.py", "compare_heads.py"])
+@pytest.mark.parametrize("script", ["train_teacher.py", "train_heads.py", "train_student.py", "evaluate.py",
+                                    "compare_heads.py"])
 def test_every_entry_script_helps(script):
     done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: {script}")
+
+
+# Intermediate classifiers
+
+def table_rows(text):
+    """{first cell: the others} of the Markdown tables in a script's output."""
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
+    return {first: others for first, *others in rows}
+
+
+def test_the_pipeline_of_dih(tmp_path):
+    """Teacher, heads, DIH and its baselines, from nothing to the tables and pictures."""
+    save = tmp_path / "save"
+    done = bash("run_dih.sh", tmp_path, DATASET="digits", EPOCHS="1", TRIALS="1", MODEL_T="resnet14", MODEL_S="resnet8",
+                ASSISTANT="resnet8", INIT_EPOCHS="1", GPU="cpu", SAVE_DIR=str(save),
+                FLAGS="--image_size 8 --batch_size 512 --precision fp32")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"all runs finished: {save}"
+    rows = table_rows(done.stdout)
+    assert {f"{method}: resnet14 -> resnet8" for method in ("dih", "kd", "hint", "attention", "crd", "tofd", "mhkd")} \
+        < rows.keys()
+    assert {"kd: resnet8 -> resnet8", "resnet14", "flat heads of resnet14", "sepconv heads of resnet14"} < rows.keys()
+    assert rows["kd: resnet14 -> resnet8"][1] == "2"  # the baseline, and the assistant
+    assert rows["heads"] == ["trials", "stage 1, %", "stage 2, %", "stage 3, %", "teacher, %", "parameters"]
+    for picture in ("curves.png", "bars.png", "heads.png"):
+        assert (save / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_commands_of_dih(commands):
+    done, found = commands("run_dih.sh", TRIALS="2", TEACHER_EPOCHS="5", MORE="1", FLAGS="--seed 3")
+    assert done.returncode == 0, done.stderr
+    path = "--path_t teachers/resnet110_digits_epochs-5_trial-0"
+    assert found.pop("resnet110_digits_epochs-5_trial-0") == "train_teacher.py --model resnet110 --trial 0 for 5"
+    assert found.pop("heads") == f"train_heads.py {path} --head_type flat for 2"
+    assert found.pop("heads_sepconv") == f"train_heads.py {path} --head_type sepconv for 2"
+    assistant = "takd_resnet110-resnet20_digits_epochs-2_trial-0"
+    assert found.pop(assistant) == f"train_student.py {path} --model_s resnet20 --distill kd --trial 0 for 2"
+    expected = {}
+    for trial in (0, 1):
+        expected[f"resnet8_digits_epochs-2_trial-{trial}"] = f"train_teacher.py --model resnet8 --trial {trial} for 2"
+        expected[f"takd_resnet110-resnet20-resnet8_digits_epochs-2_trial-{trial}"] = (
+            f"train_student.py --path_t students/{assistant} --model_s resnet8 --distill kd --trial {trial} for 2")
+        for method in ("dih", "kd", "hint", "attention", "crd", "tofd", "mhkd", "dml"):
+            more = {"hint": f"{path} --init_epochs 40", "dml": "--peers resnet110"}.get(method, path)
+            expected[f"resnet8_T-resnet110_digits_{method}_epochs-2_trial-{trial}"] = (
+                f"train_student.py --model_s resnet8 --distill {method} {more} --trial {trial} for 2")
+    assert found == expected
+
+
+def test_a_chain_of_assistants(commands):
+    done, found = commands("run_takd.sh", "resnet20", "torchvision/resnet18", "resnet14", "resnet8", TRIALS="2")
+    assert done.returncode == 0, done.stderr
+    assert list(found.values()) == [
+        "train_teacher.py --model resnet20 --trial 0 for 2",
+        "train_student.py --path_t teachers/resnet20_digits_epochs-2_trial-0 --model_s torchvision/resnet18 "
+        "--distill kd --trial 0 for 2",
+        *(f"train_student.py --path_t students/takd_resnet20-torchvision.resnet18{more}_digits_epochs-2_trial-0 "
+          f"--model_s {student} --distill kd --trial {trial} for 2"
+          for more, student, trial in (("", "resnet14", 0), ("-resnet14", "resnet8", 0), ("-resnet14", "resnet8", 1)))]
+    assert bash("run_takd.sh", ROOT, "resnet20").returncode == 2
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_lost_heads_are_written_again(commands, tmp_path, lost):
+    """Those of a run that was killed after its last epoch, before it wrote the file."""
+    teacher = tmp_path / "save" / "teachers" / "resnet110_digits_epochs-2_trial-0"
+    for directory in (teacher, teacher / "heads"):
+        directory.mkdir(parents=True)
+        (directory / "metrics.jsonl").write_text("\n\n")
+    if not lost:
+        (teacher / "heads.pth").touch()
+    done, found = commands("run_dih.sh", TRIALS="1", METHODS="dih")
+    assert done.returncode == 0, done.stderr
+    assert ("heads" in found) == lost

@@ -1,6 +1,4 @@
 """Mutual learning's turns, and what methods with heads keep: frozen ones, counts of epochs."""
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -10,9 +8,14 @@ from distiller_zoo.dml import DMLLoss, MutualLearning
 from distiller_zoo.epochs import EpochCounter
 from distiller_zoo.tuned_heads import OutOfState
 from errors import UsageError
+from helper.device import Device
+from helper.objective import Objective
 from models import create_model
 from models.norm import BatchNorm2d, still_statistics
 from tests.distiller_zoo.pairs import CLASSES, batch_of, options
+
+
+CPU = Device(torch.device("cpu"), [], "fp32")
 
 
 def mutual(peers=("resnet8", "resnet14"), **given):
@@ -31,14 +34,13 @@ def batches_seen(network):
 def test_one_update_of_the_statistics_per_batch():
     """The passes in which a network only tells the others what it thinks leave its statistics alone."""
     student, method = mutual()
+    objective = Objective(student, CPU, None, method, *method.weights[:3]).train()
     for count in (1, 2):
         batch = batch_of(4, 8, seed=count)
-        s = Features(*student(batch.images, is_feat=True))
-        method(s, None, batch)
-        s = Features(s.feats, s.logits.detach())
+        objective(batch)
         for turn in range(1, method.turns):
-            method.turn_loss(turn, s, batch)
-        assert [batches_seen(peer) for peer in method.peers] == [{count}, {count}]
+            objective.turn(batch, turn)
+        assert [batches_seen(network) for network in (student, *method.peers)] == [{count}] * 3
 
 
 def test_still_statistics():

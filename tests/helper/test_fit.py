@@ -4,12 +4,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dataset import Batch
+from dataset import Batch, make_loader
 from helper.device import choose_device
 from helper.fit import make_optimizer
 from helper.loop import evaluate
 from helper.objective import Objective
 from helper.options import teacher_options
+from tests.conftest import build_tiny
 from tests.golden import classic, draw_inputs
 
 
@@ -33,6 +34,33 @@ def test_accuracy(case):
     scores = evaluate(torch.nn.Identity(), loader, choose_device("cpu", "fp32"))
     assert [scores["acc"], scores["acc_top5"]] == pytest.approx(case["out"])
     assert scores["loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, target).item())
+
+
+class Greedy(torch.nn.Module):
+    """Finds no memory for more than 7 images at once."""
+
+    def forward(self, images):
+        if len(images) > 7:
+            raise torch.OutOfMemoryError
+        return images.flatten(1)[:, :10]
+
+
+@pytest.mark.parametrize("kind", ["device", "torch"])
+def test_a_batch_that_does_not_fit_is_halved(kind, tmp_path):
+    data, device = build_tiny("data", None, tmp_path), choose_device("cpu", "fp32")
+    loader, small = (make_loader(data, data.test, kind=kind, batch_size=size, train=False, device=device.device)
+                     for size in (50, 5))
+    scores = evaluate(Greedy(), loader, device)
+    assert loader.batch_size == 6
+    assert scores == pytest.approx(evaluate(Greedy(), small, device))
+    loader.batch_size = 1
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(Hopeless(), loader, device)
+
+
+class Hopeless(torch.nn.Module):
+    def forward(self, x):
+        raise torch.OutOfMemoryError
 
 
 def test_frozen_parameters_stay_out_of_the_optimiser():

@@ -34,8 +34,8 @@ def weights(opt):
 def test_published_settings(options, name, rate, decay, epochs, decays, batch_size, weight_decay, nesterov, padding):
     opt = options(["--recipe", name]) if options is teacher_options else options("--recipe", name)
     assert (opt.learning_rate, opt.lr_decay_rate, opt.epochs, opt.lr_decay_epochs) == (rate, decay, epochs, decays)
-    assert (opt.batch_size, opt.weight_decay, opt.nesterov, opt.padding) == (batch_size, weight_decay, nesterov, padding)
-    assert opt.momentum == 0.9
+    assert (opt.batch_size, opt.weight_decay, opt.momentum) == (batch_size, weight_decay, 0.9)
+    assert (opt.nesterov, opt.padding) == (nesterov, padding)
 
 
 @pytest.mark.parametrize(("method", "expected"), [
@@ -110,7 +110,8 @@ def test_help_prints_every_recipe(options, capsys):
 
 
 def test_a_run_records_its_recipe(teacher_dir, tmp_path):
-    train_student.main([*distilling("kd", teacher_dir), "--recipe", "dih", "--save_dir", str(tmp_path), "--name", "run"])
+    recipe = ["--recipe", "dih", "--name", "run"]
+    train_student.main([*distilling("kd", teacher_dir), *recipe, "--save_dir", str(tmp_path)])
     options = read_checkpoint(tmp_path / "students" / "run")["options"]
     assert (options["recipe"], options["alpha"], options["kd_T"], options["learning_rate"]) == ("dih", 0.1, 5, 0.1)
     assert (options["padding"], options["nesterov"]) == ("reflect", 1)

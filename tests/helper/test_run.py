@@ -64,5 +64,5 @@ def test_other_options_under_one_name_are_refused(tmp_path):
     run = Run(tmp_path, opt, {})
     (tmp_path / "options.json").write_text(json.dumps(run.options | {"batch_size": 64}))
     (tmp_path / "last.pth").touch()
-    with pytest.raises(UsageError, match=r"begun with batch_size = 64, not 32: pass --overwrite"):
+    with pytest.raises(UsageError, match=r"begun with batch_size = 64, not 32: pass --overwrite.* another --name$"):
         run.__enter__()
