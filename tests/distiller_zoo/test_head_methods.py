@@ -14,7 +14,6 @@ from models import create_model
 from models.norm import BatchNorm2d, still_statistics
 from tests.distiller_zoo.pairs import CLASSES, batch_of, options
 
-
 CPU = Device(torch.device("cpu"), [], "fp32")
 
 
