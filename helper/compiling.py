@@ -49,6 +49,7 @@ class _Compiled:
     def __init__(self, forward, batch_size, graphs):
         self.forward, self.batch_size, self.graphs = forward, batch_size, graphs
         self.compiled = torch.compile(forward, dynamic=False, mode="reduce-overhead" if graphs else None)
+        self.ran = False
 
     def __call__(self, batch):
         if self.compiled is None or len(batch.target) != self.batch_size:
@@ -56,10 +57,14 @@ class _Compiled:
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()  # the outputs of the step before may be overwritten
         try:
-            return self.compiled(batch)
-        except torch._dynamo.exc.TorchDynamoException as error:
+            losses = self.compiled(batch)
+        except Exception as error:  # whatever a compiler, or a graph's first recording, stumbles over
+            if self.ran:
+                raise
             reason = str(error).strip().partition("\n")[0]
             print(f"note: torch.compile failed ({type(error).__name__}: {reason}): going on without it",
                   file=sys.stderr)
             self.compiled = None
-            return self.forward(batch)
+            losses = self.forward(batch)
+        self.ran = True
+        return losses
