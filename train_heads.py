@@ -11,7 +11,7 @@ from helper.frozen import prepare_teacher
 from helper.options import heads_options
 from helper.run import Run
 from helper.setup import make_teacher, network_facts, open_teacher, prepare
-from helper.tuning import HeadTuning, describe_heads, save_heads
+from helper.tuning import HeadTuning, check_place, describe_heads, save_heads
 from models import default_learning_rate, feature_shapes
 from models.heads import Heads
 
@@ -35,6 +35,7 @@ def main(argv=None):
 
     facts = network_facts(teacher.name, heads, heads, opt, device) | teacher_facts | {"heads": opt.head_type}
     directory, file = checkpoint.path.parent / opt.name, checkpoint.path.parent / f"{opt.name}.pth"
+    check_place(file)
     with Run(directory, opt, facts) as run:
         optimizer, scheduler = make_optimizer(objective, opt)
         fit(objective, optimizer, scheduler, loaders, device, run, opt)

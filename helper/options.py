@@ -99,7 +99,7 @@ def heads_options(argv=None):
     _add_data(parser)
     _add_machine(parser)
     _add_fast_path(parser)
-    _add_run(parser, trial="0")
+    _add_run(parser, trial="0", save_dir="where decoded images are cached; heads go beside the teacher")
     parser.set_defaults(save_freq=0)  # the file of heads is what counts
     opt = _finish(parser, argv)
     opt.name = opt.name or heads_name(opt.head_type)
@@ -217,14 +217,14 @@ def _add_fast_path(parser, teacher=True):
                            "its BatchNorm folded into convolutions and its weights in the networks' precision")
 
 
-def _add_run(parser, trial):
+def _add_run(parser, trial, save_dir="where runs go"):
     group = parser.add_argument_group("run")
     group.add_argument("-t", "--trial", type=file_name, default=trial, help="run id, the last part of its name")
     group.add_argument("--name", type=file_name, help="name of the run's directory; default: made from its options")
     group.add_argument("--seed", type=number(int, at_least=0, below=2**63), help="of every random generator; default: "
                        "the trial, when it is a number, else 0")
     group.add_argument("--deterministic", action="store_true", help="refuse GPU kernels that are not repeatable")
-    group.add_argument("--save_dir", default="save", help="where runs go")
+    group.add_argument("--save_dir", default="save", help=save_dir)
     group.add_argument("--overwrite", action="store_true", help="start an existing run anew instead of resuming it")
     group.add_argument("--save_freq", type=number(int, at_least=0), default=40, metavar="N",
                        help="keep ckpt_epoch_E.pth every N epochs; 0: never")

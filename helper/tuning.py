@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from distiller_zoo.base import Features
+from errors import UsageError
 from helper.checkpoint import save_checkpoint, weights_hash
 from helper.objective import Losses, NetworkOnDevice
+from models import read_checkpoint
 
 
 class TunedHeads(nn.Module):
@@ -93,6 +95,12 @@ class _Classifiers(nn.Module):
     def forward(self, images):
         maps = Features(*self.network(images, is_feat=True)).maps
         return {head_name(stage): z for stage, z in zip(self.heads.stages, self.heads(maps), strict=True)}
+
+
+def check_place(path):
+    """Raises UsageError if there is a file at `path` that is not heads, such as the teacher itself."""
+    if path.exists() and "heads" not in read_checkpoint(path):
+        raise UsageError(f"{path} is there and holds no heads: give another --name")
 
 
 def save_heads(path, tuned, opt, teacher):

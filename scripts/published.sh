@@ -9,6 +9,22 @@ common=(--dataset "$DATASET" --data_dir "${DATA_DIR:-data}" --gpu_id "$GPU" --sa
 read -ra more <<< "${FLAGS:-}"
 failed=()
 
+# with_flags FLAG...: every run has these too, before those of FLAGS. All of them are in the runs' names, as $shown.
+with_flags() {
+    more=("$@" "${more[@]}")
+    local text="${more[*]}"
+    shown="$DATASET${text:+_${text//[-\/ ]/}}"
+}
+with_flags
+
+# known METHOD...: stop if METHODS names another.
+known() {
+    local method
+    for method in ${METHODS:-}; do
+        wanted "$method" "$*" || { echo "error: METHODS: there is no '$method' here: choose from $*" >&2; exit 2; }
+    done
+}
+
 # published SOURCE: its rows of the table, as 'teacher student method flags'; fails if it has none.
 # MODEL_T and MODEL_S from the environment take the place of a one-pair source's own.
 published() {
@@ -47,7 +63,7 @@ run() {
 
 # vanilla MODEL TRIAL: train a network by cross-entropy; its directory is in $vanilla_directory.
 vanilla() {
-    vanilla_directory="$SAVE_DIR/teachers/${1//\//.}_${DATASET}_epochs-${EPOCHS}_trial-$2"
+    vanilla_directory="$SAVE_DIR/teachers/${1//\//.}_${shown}_epochs-${EPOCHS}_trial-$2"
     run "$vanilla_directory" train_teacher.py --model "$1" --trial "$2"
 }
 
@@ -59,13 +75,13 @@ make_teacher() {
         head=(--path_th "$vanilla_directory")
     fi
     local EPOCHS=$TEACHER_EPOCHS
-    vanilla_directory="$SAVE_DIR/teachers/${name//\//.}_${DATASET}_epochs-${EPOCHS}_trial-$2"
+    vanilla_directory="$SAVE_DIR/teachers/${name//\//.}_${shown}_epochs-${EPOCHS}_trial-$2"
     run "$vanilla_directory" train_teacher.py --model "${1%:*}" "${head[@]}" --trial "$2"
 }
 
 # distill TEACHER STUDENT METHOD 'FLAGS' TRIAL: distil from trial 0 of the teacher, training that first if need be.
 distill() {
-    local name="S-$2_T-${1/:/_head-}_${DATASET}_$3_${4//[ -]/}_epochs-${EPOCHS}_trial-$5" flags
+    local name="S-$2_T-${1/:/_head-}_${shown}_$3_${4//[ -]/}_epochs-${EPOCHS}_trial-$5" flags
     read -ra flags <<< "$4"
     make_teacher "$1" 0
     run "$SAVE_DIR/students/${name//\//.}" train_student.py --path_t "$vanilla_directory" --model_s "$2" --distill "$3" \
@@ -81,18 +97,20 @@ chain() {
     while [ $# -gt 0 ]; do
         name+="-${1//\//.}"
         for ((trial = 0; trial < ($# > 1 ? 1 : TRIALS); trial++)); do
-            run "$SAVE_DIR/students/takd_${name}_${DATASET}_epochs-${EPOCHS}_trial-$trial" train_student.py \
+            run "$SAVE_DIR/students/takd_${name}_${shown}_epochs-${EPOCHS}_trial-$trial" train_student.py \
                 --path_t "$path" --model_s "$1" --distill kd --trial "$trial"
         done
-        path="$SAVE_DIR/students/takd_${name}_${DATASET}_epochs-${EPOCHS}_trial-0"
+        path="$SAVE_DIR/students/takd_${name}_${shown}_epochs-${EPOCHS}_trial-0"
         shift
     done
 }
 
-# distill_all SOURCE: every row of it that METHODS and STUDENTS ask for, TRIALS times.
+# distill_all SOURCE...: every row of them that METHODS and STUDENTS ask for, TRIALS times.
 distill_all() {
-    local rows teacher student method flags trial
-    rows=$(published "$1")  # a failure ends the script
+    local source rows="" teacher student method flags trial
+    for source in "$@"; do rows+=$(published "$source")$'\n'; done  # a failure ends the script
+    rows=${rows%$'\n'}
+    known $(cut -f3 <<< "$rows" | sort -u)
     while IFS=$'\t' read -r -u 3 teacher student method flags; do
         if ! wanted "$method" "${METHODS:-}" || ! wanted "$student" "${STUDENTS:-}"; then continue; fi
         for ((trial = 0; trial < TRIALS; trial++)); do

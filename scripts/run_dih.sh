@@ -7,7 +7,8 @@
 EPOCHS=${EPOCHS:-200}
 source "$(dirname "${BASH_SOURCE[0]}")/published.sh"
 teacher=${MODEL_T:-resnet110} student=${MODEL_S:-resnet8} assistant=${ASSISTANT:-resnet20}
-more=(--recipe dih "${more[@]}")
+with_flags --recipe dih
+known dih kd hint takd attention crd tofd mhkd dml alone
 names=${METHODS:-"dih kd hint takd attention crd tofd mhkd${MORE:+ dml alone}"}
 
 make_teacher "$teacher" 0
@@ -32,7 +33,7 @@ for method in $names; do
         case "$method" in
             alone) vanilla "$student" "$trial" ;;
             takd) ;;  # the chain makes its own trials, below
-            *) run "$SAVE_DIR/students/${student//\//.}_T-${teacher//\//.}_${DATASET}_${method}_epochs-${EPOCHS}_trial-$trial" \
+            *) run "$SAVE_DIR/students/${student//\//.}_T-${teacher//\//.}_${shown}_${method}_epochs-${EPOCHS}_trial-$trial" \
                 train_student.py --model_s "$student" --distill "$method" "${flags[@]}" --trial "$trial" ;;
         esac
     done

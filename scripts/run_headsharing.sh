@@ -4,6 +4,5 @@
 #   MODEL_T=wrn_40_2 MODEL_S=wrn_16_2 TRIALS=3 bash scripts/run_headsharing.sh     another pair
 #   MORE=1 bash scripts/run_headsharing.sh      also the copied head, the same weights without sharing, and the projector
 source "$(dirname "${BASH_SOURCE[0]}")/published.sh"
-distill_all headsharing
-if [ -n "${MORE:-}" ]; then distill_all heads; fi
+distill_all headsharing ${MORE:+heads}
 conclude

@@ -13,6 +13,7 @@ import train_heads
 import train_student
 import train_teacher
 from dataset import make_loader
+from errors import UsageError
 from helper import setup
 from helper.checkpoint import save_checkpoint
 from helper.tuning import TunedHeads
@@ -297,3 +298,14 @@ def test_heads_are_not_a_network(command, teacher_dir, tmp_path, place):
     assert "holds heads of a teacher, not a network" in err
     status, _, err = command(train_student, *TINY, "--path_t", teacher_dir / place, "--save_dir", tmp_path / "save")
     assert (status, "holds heads of a teacher" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_heads_do_not_take_the_teachers_place(teacher, name):
+    before = (teacher / f"{name}.pth").read_bytes() if (teacher / f"{name}.pth").exists() else None
+    if before is None:
+        shutil.copy(teacher / "last.pth", teacher / f"{name}.pth")
+        before = (teacher / f"{name}.pth").read_bytes()
+    with pytest.raises(UsageError, match="is there and holds no heads: give another --name"):
+        train_heads.main([*TUNE, "--path_t", str(teacher), "--name", name])
+    assert (teacher / f"{name}.pth").read_bytes() == before

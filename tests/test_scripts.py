@@ -186,22 +186,25 @@ def test_the_pipeline_of_dih(tmp_path):
 
 
 def test_commands_of_dih(commands):
+    """The flags of all runs are in their names: others are other runs."""
     done, found = commands("run_dih.sh", TRIALS="2", TEACHER_EPOCHS="5", MORE="1", FLAGS="--seed 3")
     assert done.returncode == 0, done.stderr
-    path = "--path_t teachers/resnet110_digits_epochs-5_trial-0"
-    assert found.pop("resnet110_digits_epochs-5_trial-0") == "train_teacher.py --model resnet110 --trial 0 for 5"
+    path = "--path_t teachers/resnet110_digits_recipedihseed3_epochs-5_trial-0"
+    teacher = "resnet110_digits_recipedihseed3_epochs-5_trial-0"
+    assert found.pop(teacher) == "train_teacher.py --model resnet110 --trial 0 for 5"
     assert found.pop("heads") == f"train_heads.py {path} --head_type flat for 2"
     assert found.pop("heads_sepconv") == f"train_heads.py {path} --head_type sepconv for 2"
-    assistant = "takd_resnet110-resnet20_digits_epochs-2_trial-0"
+    assistant = "takd_resnet110-resnet20_digits_recipedihseed3_epochs-2_trial-0"
     assert found.pop(assistant) == f"train_student.py {path} --model_s resnet20 --distill kd --trial 0 for 2"
     expected = {}
     for trial in (0, 1):
-        expected[f"resnet8_digits_epochs-2_trial-{trial}"] = f"train_teacher.py --model resnet8 --trial {trial} for 2"
-        expected[f"takd_resnet110-resnet20-resnet8_digits_epochs-2_trial-{trial}"] = (
+        expected[f"resnet8_digits_recipedihseed3_epochs-2_trial-{trial}"] = (
+            f"train_teacher.py --model resnet8 --trial {trial} for 2")
+        expected[f"takd_resnet110-resnet20-resnet8_digits_recipedihseed3_epochs-2_trial-{trial}"] = (
             f"train_student.py --path_t students/{assistant} --model_s resnet8 --distill kd --trial {trial} for 2")
         for method in ("dih", "kd", "hint", "attention", "crd", "tofd", "mhkd", "dml"):
             more = {"hint": f"{path} --init_epochs 40", "dml": "--peers resnet110"}.get(method, path)
-            expected[f"resnet8_T-resnet110_digits_{method}_epochs-2_trial-{trial}"] = (
+            expected[f"resnet8_T-resnet110_digits_recipedihseed3_{method}_epochs-2_trial-{trial}"] = (
                 f"train_student.py --model_s resnet8 --distill {method} {more} --trial {trial} for 2")
     assert found == expected
 
@@ -222,7 +225,7 @@ def test_a_chain_of_assistants(commands):
 @pytest.mark.parametrize("lost", [True, False])
 def test_lost_heads_are_written_again(commands, tmp_path, lost):
     """Those of a run that was killed after its last epoch, before it wrote the file."""
-    teacher = tmp_path / "save" / "teachers" / "resnet110_digits_epochs-2_trial-0"
+    teacher = tmp_path / "save" / "teachers" / "resnet110_digits_recipedih_epochs-2_trial-0"
     for directory in (teacher, teacher / "heads"):
         directory.mkdir(parents=True)
         (directory / "metrics.jsonl").write_text("\n\n")
@@ -231,3 +234,11 @@ def test_lost_heads_are_written_again(commands, tmp_path, lost):
     done, found = commands("run_dih.sh", TRIALS="1", METHODS="dih")
     assert done.returncode == 0, done.stderr
     assert ("heads" in found) == lost
+
+
+@pytest.mark.parametrize("script", ["run_dih.sh", "run_headsharing.sh"])
+def test_an_unknown_method_is_refused_first(commands, script):
+    done, found = commands(script, METHODS="kd kdt")
+    assert done.returncode == 2
+    assert "there is no 'kdt' here: choose from" in done.stderr
+    assert not found
