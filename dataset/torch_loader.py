@@ -1,5 +1,6 @@
 """The reference loader: torchvision's transforms in DataLoader workers, for data of any size."""
 import signal
+import weakref
 
 import torch
 import torch.utils.data
@@ -48,7 +49,7 @@ class _Keys:
     """The batch sampler: lists of (epoch, index). Workers that outlive an epoch learn the epoch from these keys."""
 
     def __init__(self, loader):
-        self._loader = loader
+        self._loader = weakref.proxy(loader)  # in a cycle the loader's processes would live on after it, to be killed
         self.position = 0, 0  # (epoch, step) of the first batch
 
     def __len__(self):

@@ -203,3 +203,15 @@ def test_digits_train(digits, kind):
     assert "digits" in dataset_dict
     batch = next(iter(make_loader(digits, digits.test, kind=kind, batch_size=360, train=False, device="cpu")))
     assert batch.images.shape == (360, 3, 32, 32) and batch.images.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_workers_end_with_their_loader(loader):
+    """At once: those that are left when the process exits are killed after some seconds, with a traceback."""
+    made = loader("torch", num_workers=1)
+    for _ in made:
+        pass
+    (worker,) = made._batched._iterator._workers
+    assert worker.is_alive()
+    del made, _
+    worker.join(timeout=5)
+    assert not worker.is_alive()
