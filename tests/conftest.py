@@ -1,5 +1,6 @@
 """Shared fixtures: a few digits as a data set, a briefly trained teacher, the command line."""
 import os
+import signal
 import sys
 
 # One thread each, in the processes that tests start too: tensors here are tiny, and on a busy machine two threads that
@@ -16,6 +17,8 @@ import train_teacher
 from dataset import dataset_dict, digits
 from distiller_zoo import get_method
 from helper import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with Ctrl-C ignored
 
 TINY = ["--dataset", "tiny", "--epochs", "1", "--batch_size", "32", "--precision", "fp32"]
 STEPS = 5  # of an epoch
