@@ -21,9 +21,8 @@ class GradientAttention(Loss):
 class GradientAttentionTransfer(Method):
     """Which pixels the student's cross-entropy hangs on, turned to those of the teacher's.
 
-    A step costs about five of kd's on a CPU (results/speed.md): the student's backward pass is itself differentiated,
-    which multiplies its convolutions by three and runs BatchNorm's second derivative as some twenty elementwise
-    operations, and the teacher keeps a graph and is run backwards to the pixels.
+    A step costs about six of kd's on a CPU (results/speed.md): the student's backward pass is itself differentiated,
+    and the teacher keeps a graph and is run backwards to the pixels.
     """
 
     # The paper's beta multiplies the same half norm, but no value of it is known to us. With 1 the term has the size of

@@ -87,6 +87,9 @@ def weights_hash(model):
     return digest.hexdigest()[:12]
 
 
+RESULT = {"model", "method"}  # parts of a run's state that the trained student needs
+
+
 class Training:
     """All that changes while a network trains, to be saved and restored as one."""
 
@@ -99,11 +102,18 @@ class Training:
 
     def result(self):
         """The part of the state that the trained student needs."""
-        return {name: self.parts[name].state_dict() for name in ("model", "method") if name in self.parts}
+        return self._states(RESULT)
+
+    def rest(self):
+        """What is needed besides to go on: the random generators of the process among it."""
+        return self._states(self.parts.keys() - RESULT) | {"rng": random_state()}
 
     def state_dict(self):
-        """Tensors and plain values, the random generators of the process among them."""
-        return {name: part.state_dict() for name, part in self.parts.items()} | {"rng": random_state()}
+        """Tensors and plain values."""
+        return self.result() | self.rest()
+
+    def _states(self, names):
+        return {name: part.state_dict() for name, part in self.parts.items() if name in names}
 
     def load_state_dict(self, state):
         for name, part in self.parts.items():

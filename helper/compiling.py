@@ -6,7 +6,7 @@ import torch
 
 from errors import UsageError
 
-EARNS_BACK = 20_000  # steps: results/speed.md
+EARNS_BACK = 20_000  # steps: a cautious bound, see results/speed.md
 
 
 def compile_objective(objective, opt, device, steps):

@@ -154,7 +154,7 @@ class Run:
             results.append(self.directory / "best.pth")
         self.history.append(row)
         self.writer.submit(self._write_epoch, row, results, snapshot(self._result()),
-                           snapshot(self._what_changes()))
+                           snapshot(self._rest()))
 
     def _write_epoch(self, row, results, result, rest):
         """last.pth, from which a killed run goes on, comes after all that it would not write again, and before the log,
@@ -181,13 +181,11 @@ class Run:
     def save(self):
         """Write last.pth: the result so far and all that is needed to go on, in mid-epoch too."""
         self.writer.wait()
-        save_checkpoint(self.last, self._result() | self._what_changes())
+        save_checkpoint(self.last, self._result() | self._rest())
 
-    def _what_changes(self):
+    def _rest(self):
         """What last.pth has beside the result."""
-        state = self.training.state_dict()
-        return {key: value for key, value in state.items() if key not in self.training.result()} | {
-            "history": self.history}
+        return self.training.rest() | {"history": self.history}
 
     def _result(self):
         metrics = self.history[-1] if self.history else {}

@@ -7,7 +7,7 @@ class Backbone(nn.Module):
     """A stem, stages, an average over the last map, and a linear classifier.
 
     A subclass names its classifier in `head` and implements `trunk`; where the classifier does not average the deepest
-    map itself, it overrides `pooled_map` as well, and `ending` if that has a map before a ReLU to give.
+    map itself, it overrides `ending` as well.
 
     model(x)                             -> logits (B, K), from x (B, 3, H, W) of any size
     model(x, is_feat=True)               -> ([stem map, stage maps ..., embedding (B, D)], logits)

@@ -12,6 +12,7 @@ import dataclasses
 import pytest
 import torch
 
+import evaluate
 import train_heads
 import train_teacher
 from dataset import dataset_dict, digits
@@ -76,5 +77,21 @@ def command(monkeypatch, capfd):
             cli.run(module.main)
         out, err = capfd.readouterr()
         return stopped.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def refused(command, tmp_path):
+    """refused(script, *args): the message of a refusal that wrote nothing."""
+
+    def call(script, *args):
+        save = tmp_path / "refused"
+        status, _, err = command(script, *args, *([] if script is evaluate else ["--save_dir", save]))
+        assert status == 2, err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1, err
+        assert not save.exists()
+        return err
 
     return call

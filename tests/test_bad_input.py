@@ -17,22 +17,6 @@ from tests.conftest import STEPS, TINY
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-def refused(command, tmp_path):
-    """refused(script, *args): the message of a refusal that wrote nothing."""
-
-    def call(script, *args):
-        save = tmp_path / "save"
-        status, _, err = command(script, *args, *([] if script is evaluate else ["--save_dir", save]))
-        assert status == 2, err
-        assert err.startswith("error: ")
-        assert err.count("\n") == 1, err
-        assert not save.exists()
-        return err
-
-    return call
-
-
 @pytest.mark.parametrize(("args", "message"), [
     (["--modle", "resnet8"], "unknown flag '--modle': did you mean --model"),
     (["--model", "resnet9"], "unknown model 'resnet9': did you mean"),
