@@ -32,6 +32,7 @@ from distiller_zoo import get_method, methods
 from distiller_zoo.crd import CRD
 from distiller_zoo.tuned_heads import PATH_HEADS, heads_name
 from helper import cli
+from helper.allocator import keep_freed_memory
 from helper.checkpoint import Training, weights_hash
 from helper.compiling import compile_objective
 from helper.device import choose_device
@@ -176,7 +177,11 @@ class Bench:
         if self._plain is None:
             self._plain = PlainPath(lambda device, crd: self.make(device, crd)[:2], self.data, self.opt.batch_size,
                                     self.device, self.opt.workers)
-        return self._plain()
+        keep_freed_memory(False)
+        try:
+            return self._plain()
+        finally:
+            keep_freed_memory()
 
     def fast(self):
         objective, training = self._fast_parts()

@@ -107,14 +107,17 @@ class _Contrast(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, v, memory, index, z, nce_t, q):
-        N = len(memory)
-        rows = range(0, len(v), max(1, SCORES_AT_ONCE // N))
-        rows = [slice(start, start + rows.step) for start in rows]
-        scores = torch.cat([(v[now] @ memory.T).gather(1, index[now]) for now in rows]).div_(nce_t)
+        B, N = len(v), len(memory)
+        step = min(B, max(1, SCORES_AT_ONCE // N))
+        table = v.new_empty(step, N)  # of some rows with all entries: their scores, then what each entry weighs
+        rows = [slice(start, start + step) for start in range(0, B, step)]
+        tables = [table[:len(v[now])] for now in rows]
+        scores = torch.cat([torch.mm(v[now] / nce_t, memory.T, out=some).gather(1, index[now])
+                            for now, some in zip(rows, tables, strict=True)])
         _set_once(z, scores, N)
         loss, slope = _nce(scores.sub_(z.log()), q)
-        weights = (v.new_zeros(len(slope[now]), N).scatter_add_(1, index[now], slope[now]) for now in rows)
-        ctx.save_for_backward(torch.cat([w @ memory for w in weights]).div_(nce_t))
+        ctx.save_for_backward(torch.cat([some.zero_().scatter_add_(1, index[now], slope[now]) @ memory
+                                         for now, some in zip(rows, tables, strict=True)]).div_(nce_t))
         return loss
 
     @staticmethod

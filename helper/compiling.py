@@ -6,17 +6,23 @@ import torch
 
 from errors import UsageError
 
-EARNS_BACK = 20_000  # steps: a cautious bound, see results/speed.md
+# Steps after which compiling has earned its time back. On 2 CPU cores it takes 10 to 25 s, and then saves 5 to 15 ms a
+# step (results/speed.md); that of a GPU was never measured.
+EARNS_BACK = {"cpu": 5_000, "cuda": 20_000}
 
 
 def compile_objective(objective, opt, device, steps):
     """Have `objective` run compiled on full batches, if --compile says so; opt.compile becomes "on" or "off".
 
+    On a GPU the whole is one CUDA graph. On the CPU `teach` is compiled apart from `learn`: the frozen network alone,
+    whose weights are then constants, laid out as its convolutions want them and fused with what follows.
+
     Shapes are static: a last batch that is smaller runs as it would without compiling, and so does all where the
-    compiler fails, with a note. On a GPU the compiled step is a CUDA graph.
+    compiler fails, with a note.
 
     Args:
-        objective: a module, batch -> Losses; its parameters, their names and its state stay as they are.
+        objective: a module, batch -> Losses, which is learn(batch, teach(batch)) if it has a teacher; its parameters,
+            their names and its state stay as they are.
         steps: of the whole run; "auto" compiles one that lasts long enough to earn the time back.
 
     Raises:
@@ -24,11 +30,16 @@ def compile_objective(objective, opt, device, steps):
     """
     obstacle = _obstacle(objective, device)
     if opt.compile == "auto":
-        opt.compile = "on" if steps >= EARNS_BACK and obstacle is None else "off"
-    if opt.compile == "on":
-        if obstacle:
-            raise UsageError(f"--compile on: {obstacle}; leave it out")
-        objective.forward = _Compiled(objective.forward, opt.batch_size, device.device.type == "cuda")
+        opt.compile = "on" if steps >= EARNS_BACK[device.device.type] and obstacle is None else "off"
+    if opt.compile == "off":
+        return
+    if obstacle:
+        raise UsageError(f"--compile on: {obstacle}; leave it out")
+    if device.device.type == "cuda":
+        objective.forward = _Compiled(objective.forward, opt.batch_size, mode="reduce-overhead")
+    else:
+        objective.teach = _Compiled(objective.teach, opt.batch_size, options={"freezing": True})
+        objective.learn = _Compiled(objective.learn, opt.batch_size)
 
 
 def _obstacle(objective, device):
@@ -44,20 +55,21 @@ def _obstacle(objective, device):
 
 
 class _Compiled:
-    """A forward function that is compiled for batches of `batch_size` images."""
+    """A function of a batch, and of more, that is compiled for batches of `batch_size` images."""
 
-    def __init__(self, forward, batch_size, graphs):
-        self.forward, self.batch_size, self.graphs = forward, batch_size, graphs
-        self.compiled = torch.compile(forward, dynamic=False, mode="reduce-overhead" if graphs else None)
+    def __init__(self, function, batch_size, **settings):
+        self.function, self.batch_size = function, batch_size
+        self.compiled = torch.compile(function, dynamic=False, **settings)
+        self.graphs = "mode" in settings
         self.ran = False
 
-    def __call__(self, batch):
+    def __call__(self, batch, *more):
         if self.compiled is None or len(batch.target) != self.batch_size:
-            return self.forward(batch)
+            return self.function(batch, *more)
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()  # the outputs of the step before may be overwritten
         try:
-            losses = self.compiled(batch)
+            result = self.compiled(batch, *more)
         except Exception as error:  # whatever a compiler, or a graph's first recording, stumbles over
             if self.ran:
                 raise
@@ -65,6 +77,6 @@ class _Compiled:
             print(f"note: torch.compile failed ({type(error).__name__}: {reason}): going on without it",
                   file=sys.stderr)
             self.compiled = None
-            losses = self.forward(batch)
+            result = self.function(batch, *more)
         self.ran = True
-        return losses
+        return result

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from errors import UsageError
+from helper.allocator import keep_freed_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,6 +54,8 @@ def choose_device(gpu_id, precision):
     if ids:
         torch.cuda.set_device(ids[0])
     device = torch.device(f"cuda:{ids[0]}" if ids else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if _bf16_is_fast(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":

@@ -67,8 +67,17 @@ class HeadTuning(nn.Module):
         return self
 
     def forward(self, batch):
+        return self.learn(batch, self.teach(batch))
+
+    def teach(self, batch):
+        """The network's stage maps, as far as a head reads them."""
         with torch.no_grad():
-            maps = Features(*self.on_device(self.network, batch.images, is_feat=True)).maps
+            deepest = self.student.heads.stages[-1]
+            feats, _ = self.on_device(self.network, batch.images, is_feat=True, depth=1 + deepest)  # the stem is first
+        return feats[1:]
+
+    def learn(self, batch, maps):
+        """The heads' losses of a batch of which the network gave `maps`."""
         with self.on_device.device.autocast():
             logits = self.student.heads(maps)
         terms = {head_name(stage): F.cross_entropy(z.float(), batch.target)

@@ -131,7 +131,8 @@ class Heads(nn.ModuleDict):
 
     All but num_classes are kept as attributes; `stages` as a sorted list.
 
-    Shapes: maps, a list of every stage's (B, C, H, W), as in Features.maps -> list of logits (B, K), shallow to deep.
+    Shapes: maps, a list of the stages' (B, C, H, W), as in Features.maps, at least as far as the deepest head -> list
+        of logits (B, K), shallow to deep.
 
     Raises:
         UsageError: no stages, one that does not exist or is named twice, an unknown kind, a pool for another kind
@@ -158,8 +159,8 @@ class Heads(nn.ModuleDict):
         return features, [head.linear(e) for head, e in zip(self.values(), features, strict=True)]
 
     def _pairs(self, maps):
-        if len(maps) != len(self.shapes):
-            raise ValueError(f"heads for a network of {len(self.shapes)} stages got {len(maps)} maps")
+        if not self.stages[-1] <= len(maps) <= len(self.shapes):
+            raise ValueError(f"heads on stages {self.stages} of {len(self.shapes)} got {len(maps)} maps")
         return [(self[str(stage)], maps[stage - 1]) for stage in self.stages]
 
     def only(self, stages):

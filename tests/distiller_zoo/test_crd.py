@@ -5,7 +5,7 @@ import torch
 
 from crd import CRDLoss, CRDQueueLoss, NegativeSampler
 from crd.criterion import _nce
-from crd.memory import distinct_by_keys, distinct_by_numpy
+from crd.memory import distinct_by_bytes, distinct_by_keys
 from tests.distiller_zoo.published import gradient_norm, load_parameters
 from tests.golden import classic, draw_inputs
 
@@ -57,21 +57,39 @@ def test_negatives_are_of_other_classes_and_all_different(mode):
     assert torch.equal(drawn[:, 0], index) == (mode == "exact")
 
 
-@pytest.mark.parametrize("draw", [distinct_by_numpy, lambda sizes, k: distinct_by_keys(sizes, 30, k)],
-                         ids=["numpy", "keys"])
-def test_every_place_is_as_likely(draw):
+def places_by_bytes(sizes, k):
+    """Its images as places among those of other classes, whose numbers in a row are `sizes` (B, 1)."""
+    N = int(sizes.max()) + 10
+    by_class, count = torch.randperm(N), N - sizes[:, 0]
+    start = (torch.rand(len(sizes)) * (N - count)).long()
+    position = by_class.argsort()[distinct_by_bytes(by_class, start, count, k)]
+    inside = (position >= start[:, None]) & (position < (start + count)[:, None])
+    assert not inside.any()
+    return position - count[:, None] * (position > start[:, None])
+
+
+@pytest.mark.parametrize("draw", [places_by_bytes,
+                                  lambda sizes, k: distinct_by_keys(sizes, int(sizes.max()), k)], ids=["bytes", "keys"])
+@pytest.mark.parametrize(("sizes", "k"), [([30, 20], 8), ([30, 20], 20), ([900, 600], 200), ([900, 600], 590)])
+def test_every_place_is_as_likely(draw, sizes, k):
     """On the CPU and on a GPU, which draw in different ways; rows have their own sizes."""
     torch.manual_seed(0)
-    np.random.seed(0)
-    drawn = draw(torch.tensor([[30], [20]]).repeat(3000, 1), 8)
-    assert drawn.shape == (6000, 8)
-    assert all(len(set(row.tolist())) == 8 for row in drawn[:100])
-    for rows, size in ((drawn[::2], 30), (drawn[1::2], 20)):
-        counts = torch.bincount(rows.flatten(), minlength=size).float()
-        expected = 3000 * 8 / size
-        assert len(counts) == size
-        # without replacement counts vary less than the chi-squared's: 60 is far out for 29 degrees of freedom
-        assert ((counts - expected) ** 2 / expected).sum() < 60
+    rows = 1500
+    drawn = draw(torch.tensor(sizes)[:, None].repeat(rows, 1), k)
+    assert drawn.shape == (2 * rows, k)
+    assert (drawn.sort(dim=1).values.diff(dim=1) > 0).all()
+    for some, size in ((drawn[::2], sizes[0]), (drawn[1::2], sizes[1])):
+        times = torch.bincount(some.flatten(), minlength=size).double()
+        expected, p = rows * k / size, k / size
+        assert len(times) == size
+        if k < size:  # each is binomial; their chi-squared has size - 1 degrees of freedom
+            chi2 = float(((times - expected) ** 2).sum() / (expected * (1 - p))) * (size - 1) / size
+            assert abs(chi2 - (size - 1)) < 5 * (2 * (size - 1)) ** 0.5
+        # two rows share k^2 / size of them: rows are independent of each other, and sets of any make as likely
+        shared = (torch.zeros(rows, size).scatter_(1, some, 1).unflatten(0, (-1, 2)).prod(dim=1)).sum(dim=1)
+        spread = k * p * (1 - p) * (1 - p) * size / max(size - 1, 1)  # hypergeometric variance
+        assert abs(float(shared.mean()) - k * p) <= 5 * (spread / len(shared)) ** 0.5
+        assert abs(float(shared.var()) - spread) <= 5 * spread * (2 / len(shared)) ** 0.5 + 1e-9
 
 
 def test_all_images_of_other_classes_are_drawn():

@@ -253,5 +253,7 @@ def test_refusals(stages, kind, pool, message):
 
 
 def test_another_networks_maps_are_refused():
-    with pytest.raises(ValueError, match="3 stages got 4 maps"):
-        Heads(RESNET, [1], 10)(random_maps([(16, 32, 32), *RESNET]))
+    for shapes in ([(16, 32, 32), *RESNET], RESNET[:1]):
+        with pytest.raises(ValueError, match=f"of 3 got {len(shapes)} maps"):
+            Heads(RESNET, [2], 10)(random_maps(shapes))
+    assert len(Heads(RESNET, [2], 10)(random_maps(RESNET[:2]))) == 1  # what lies deeper is not needed
