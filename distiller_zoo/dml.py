@@ -58,6 +58,9 @@ class MutualLearning(Method):
     There is no teacher. The peers are the method's own, trained and checkpointed with it; the student is what is kept.
     In each turn one network takes a step towards the others' present predictions, as in the paper. DIH's code has
     whole epochs for turns.
+
+    A step costs nearly three of kd's for a small student (results/speed.md): all networks are run again in every turn,
+    and the peers backwards too.
     """
 
     weights = Weights(0.9, 0.0, 0.1, "DIH's DML; the paper: 1, 0, 1", kd_T=1.0)

@@ -7,7 +7,7 @@ import torch
 
 from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.pooling import pool_to_match
-from distiller_zoo.unit import unit
+from distiller_zoo.unit import SHORTEST, unit
 
 
 class NSTLoss(Loss):
@@ -33,41 +33,60 @@ class NSTLoss(Loss):
         return sum(self._layer(*pool_to_match(f_s, f_t)) for f_s, f_t in zip(maps_s, maps_t, strict=False))
 
     def _layer(self, f_s, f_t):
-        x_s, x_t = (unit(f.flatten(2), dim=2) for f in (f_s, f_t.detach()))  # (B, C, H, W) -> (B, C, HW)
-        return self.mmd(x_s, x_t, **self.settings)
+        return self.mmd(f_s.flatten(2), f_t.detach().flatten(2), **self.settings)  # (B, C, H, W) -> (B, C, HW)
 
 
-def _linear(x_s, x_t):
+def _linear(f_s, f_t):
+    x_s, x_t = unit(f_s, dim=2), unit(f_t, dim=2)
     return (x_s.mean(1) - x_t.mean(1)).square().sum(1).mean()  # the mean over pairs is the product of the means
 
 
-def _poly(x_s, x_t):
-    (c_s, positions), c_t = x_s.shape[1:], x_t.shape[1]
+def _poly(f_s, f_t):
+    (c_s, positions), c_t = f_s.shape[1:], f_t.shape[1]
     if positions**2 > c_s * c_t:
-        return _gram(x_t, x_t).square().mean() + _gram(x_s, x_s).square().mean() - 2 * _gram(x_s, x_t).square().mean()
+        ss, tt, st = _cosines(f_s, f_t)
+        return tt.square().mean() + ss.square().mean() - 2 * st.square().mean()
     # The same number from matrices of positions: 16 x 16 instead of 2048 x 2048 for the last stage of ResNet50.
+    x_s, x_t = unit(f_s, dim=2), unit(f_t, dim=2)
     gap = _gram(x_s.mT, x_s.mT) / c_s - _gram(x_t.mT, x_t.mT) / c_t  # (B, HW, HW)
     return gap.square().sum((1, 2)).mean()
 
 
-def _gauss(x_s, x_t, sigma2):
-    d_st = _squared_distances(x_s, x_t)
+def _gauss(f_s, f_t, sigma2):
+    ss, tt, st = _cosines(f_s, f_t)
+    squares_s, squares_t = (cosines.diagonal(dim1=1, dim2=2) for cosines in (ss, tt))  # 1, but 0 for dead channels
+    d_st = _squared_distances(squares_s, squares_t, st)
     if sigma2 is None:
         sigma2 = d_st.detach().mean().clamp_min(1e-12)  # 0 only where every channel of both networks is the same
 
     def kernel(distances):
         return torch.exp(-distances / (2 * sigma2)).mean()
 
-    return kernel(_squared_distances(x_t, x_t)) + kernel(_squared_distances(x_s, x_s)) - 2 * kernel(d_st)
+    return (kernel(_squared_distances(squares_t, squares_t, tt)) + kernel(_squared_distances(squares_s, squares_s, ss))
+            - 2 * kernel(d_st))
+
+
+def _squared_distances(squares_x, squares_y, cosines):
+    return squares_x[:, :, None] + squares_y[:, None, :] - 2 * cosines  # (B, C, C')
 
 
 def _gram(x, y):
     return x @ y.mT  # (B, C, HW), (B, C', HW) -> (B, C, C')
 
 
-def _squared_distances(x, y):
-    lengths = x.square().sum(2)[:, :, None] + y.square().sum(2)[:, None, :]  # 1 + 1, but for dead channels
-    return lengths - 2 * _gram(x, y)  # (B, C, C')
+def _cosines(f_s, f_t):
+    """Products of channels of unit length: student with student, teacher with teacher, student with teacher, (B, C, C')
+    each; 0 for dead channels, which get no gradient. The small matrices are divided by lengths, not the maps.
+    """
+    ss, tt, st = _gram(f_s, f_s), _gram(f_t, f_t), _gram(f_s, f_t)
+    by_s, by_t = _inverse_lengths(ss), _inverse_lengths(tt)
+    return (ss * by_s[:, :, None] * by_s[:, None, :], tt * by_t[:, :, None] * by_t[:, None, :],
+            st * by_s[:, :, None] * by_t[:, None, :])
+
+
+def _inverse_lengths(gram):
+    squares = gram.diagonal(dim1=1, dim2=2)  # (B, C)
+    return squares.masked_fill(squares < SHORTEST**2, torch.inf).rsqrt()
 
 
 class NST(Method):

@@ -82,6 +82,9 @@ class TaskOrientedFeatures(Method):
     The teacher's exits come from train_heads.py --head_type sepconv. The student's are dropped after training. The loss
     has cross-entropy in it, so gamma and alpha are 0 and beta is 1; -a is --tofd_alpha.
 
+    A step costs 1.8 of kd's for a small student (results/speed.md): exits on both networks, the student's with a
+    backward pass.
+
     The published CIFAR ResNets have a fourth exit beside the final classifier, on the same map, and their lists of
     logits and of features are shifted against each other by it: --tofd_faithful 1 has that extra exit and that shift,
     on any network, and nothing else of the published ones.
