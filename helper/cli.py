@@ -5,6 +5,8 @@ import sys
 
 from errors import UsageError, unknown
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 class Parser(argparse.ArgumentParser):
     """argparse where `--path-t` and `--path_t` are one flag, prefixes are not guessed, and an error is a UsageError."""
@@ -60,6 +62,13 @@ def file_name(text):
     """An argparse type: a name for one directory, without separators."""
     if not re.fullmatch(r"\w[\w.+-]*", text):
         raise argparse.ArgumentTypeError(f"'{text}' is not letters, digits and . _ + - alone")
+    return text
+
+
+def picture(text):
+    """An argparse type: a file that can be drawn to."""
+    if not text.lower().endswith(PICTURES):
+        raise argparse.ArgumentTypeError(f"{text} is no picture: give a name that ends in {', '.join(PICTURES)}")
     return text
 
 

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from errors import UsageError
+from helper.cli import PICTURES
 from helper.score import score
 from models import get_classifier
 
-PICTURES = (".png", ".pdf", ".svg")
 NAMED_CLASSES = 20  # up to so many classes, their names are legible along the axes
 ROUNDING = 1e-6  # cosines of float32 weights that differ by less are equal
 _LONGEST_NAME = 100  # bytes of each network's name in the picture's; file systems allow 255

@@ -14,10 +14,10 @@ from helper.report import bars, find_runs, group_runs, plot, plot_heads, table
 def main(argv=None):
     parser = cli.Parser(description="Table and pictures over runs; trials of one setting are averaged.")
     parser.add_argument("paths", nargs="*", default=["save"], help="run directories, or folders of them")
-    parser.add_argument("--plot", metavar="FILE", help="write the learning curves there, as a PNG")
-    parser.add_argument("--bars", metavar="FILE", help="write a bar chart of the last epochs there, as a PNG")
-    parser.add_argument("--heads", metavar="FILE", help="write the accuracy of the heads of train_heads.py by depth "
-                        "there, as a PNG")
+    parser.add_argument("--plot", type=cli.picture, metavar="FILE", help="write the learning curves there")
+    parser.add_argument("--bars", type=cli.picture, metavar="FILE", help="write a bar chart of the last epochs there")
+    parser.add_argument("--heads", type=cli.picture, metavar="FILE",
+                        help="write the accuracy of the heads of train_heads.py by depth there")
     opt = parser.parse_args(argv)
     groups = group_runs(find_runs(opt.paths))
     print(table(groups))

@@ -6,11 +6,20 @@ set -euo pipefail
 for path in SAVE_DIR DATA_DIR TEACHER; do  # relative to where the user is
     if [ -n "${!path:-}" ]; then declare "$path=$(realpath -m "${!path}")"; fi
 done
+if [[ ${PYTHON:-} == */* ]]; then PYTHON=$(realpath -s "$PYTHON"); fi  # a virtual environment's is a link
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 check_version() {
     if ! "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
         echo "error: $1 is not a Python of 3.10 or newer: set PYTHON=/path/to/python3" >&2
+        exit 2
+    fi
+}
+
+check_packages() {
+    local look='import sys; from importlib.util import find_spec; sys.exit(not all(map(find_spec, sys.argv[1:])))'
+    if ! "$1" -c "$look" torch torchvision; then
+        echo "error: $1 has no PyTorch with torchvision: install requirements.txt there, or leave PYTHON unset" >&2
         exit 2
     fi
 }
@@ -26,7 +35,9 @@ if [ -z "${PYTHON:-}" ]; then
         "$PYTHON" -m pip install --quiet --disable-pip-version-check "${requirements[@]/#/-r}"
         touch ".venv/.installed-$wanted"
     fi
-    export PYTHON
+else
+    check_version "$PYTHON"
+    check_packages "$PYTHON"
 fi
-check_version "$PYTHON"
+export PYTHON
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then echo "ready: $PYTHON"; fi

@@ -21,7 +21,6 @@ from distiller_zoo.options import number
 from distiller_zoo.tuned_heads import PATH_HEADS
 from errors import UsageError, unknown
 from helper import cli
-from helper.compare import PICTURES
 from helper.options import INCIDENTAL, heads_options, student_options, teacher_options
 from helper.report import bars, find_runs, group_runs, plot, table
 from helper.run import student_name, teacher_name
@@ -84,16 +83,14 @@ def sweep_options(argv=None):
     group.add_argument("--gpus", type=gpu_list, default="", metavar="IDS", help="devices, such as 0,1 or cpu; "
                        "default: the first GPU, or the CPU where there is none; runs share the CPU's cores")
     group.add_argument("--dry_run", action="store_true", help="print the runs and start none")
-    group.add_argument("--plot", metavar="FILE", help="write the learning curves there, as scripts/report.py does")
-    group.add_argument("--bars", metavar="FILE", help="write a bar chart there, likewise")
+    group.add_argument("--plot", type=cli.picture, metavar="FILE",
+                       help="write the learning curves there, as scripts/report.py does")
+    group.add_argument("--bars", type=cli.picture, metavar="FILE", help="write a bar chart there, likewise")
     opt = parser.parse_args(argv[:split])
     if opt.list and any(getattr(opt, key) not in (None, [], 1) for key in GRID):  # 1: of trials
         raise UsageError(f"--list names every run: leave out --{', --'.join(GRID)}")
     if not opt.list and not (opt.pairs and opt.methods):
         raise UsageError("nothing to run: give --pairs and --methods, or --list")
-    for file in filter(None, (opt.plot, opt.bars)):
-        if not file.endswith(PICTURES):
-            raise UsageError(f"{file} is no picture: give a name that ends in {', '.join(PICTURES)}")
     return opt, argv[split + 1:]
 
 

@@ -44,6 +44,15 @@ def test_setup_refuses_what_is_no_python(tmp_path):
     assert "is not a Python of 3.10" in done.stderr
 
 
+def test_setup_refuses_a_python_without_pytorch(tmp_path):
+    bare = tmp_path / "python3"
+    bare.write_text('#!/bin/sh\nfor last; do :; done\n[ "$last" != torchvision ]\n')  # it lacks that one
+    bare.chmod(0o755)
+    done = bash("setup.sh", tmp_path, PYTHON="./python3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"{bare} has no PyTorch with torchvision" in done.stderr
+
+
 # The published experiments
 
 ROWS = [line.split("\t") for line in (ROOT / "scripts" / "published.tsv").read_text().splitlines()
@@ -144,6 +153,14 @@ def test_a_source_without_rows_fails(tmp_path):
                           env=os.environ | {"PYTHON": sys.executable})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: scripts/published.tsv has no rows of headshering\n"
+
+
+@pytest.mark.parametrize("flag", ["--plot", "--bars", "--heads"])
+def test_report_refuses_what_is_no_picture(flag, tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "report.py", tmp_path, flag, "curves.xyz"],
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "curves.xyz is no picture: give a name that ends in .png, .pdf, .svg" in done.stderr
 
 
 def test_report_without_runs(tmp_path):
