@@ -4,6 +4,10 @@ import torch
 from dataset.augment import augment_batch
 from dataset.loader import Batch, Loader, epoch_order
 
+# Pixels that are prepared at a time. On a GPU several batches, for some twenty launches together, which run as soon as
+# the step before lets them; on the CPU one, which is then in its cache.
+PIXELS_AT_ONCE = {"cuda": 2**20, "cpu": 0}
+
 
 class DeviceLoader(Loader):
     """Batches of `images.array()`, cropped, flipped and normalised by batched tensor operations on `device`.
@@ -32,15 +36,18 @@ class DeviceLoader(Loader):
         if self.train:
             offset = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(self.device)
             flip = ((torch.rand(n, generator=generator) < 0.5) & self.data.flip).to(self.device)
-        for step in range(start, len(self)):
-            now = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        batches = max(1, PIXELS_AT_ONCE[self.device.type] // (self.batch_size * self.images.image_size**2))
+        for first in range(start, len(self), batches):
+            end = min(first + batches, len(self))
+            now = slice(first * self.batch_size, end * self.batch_size)
             index = order[now]
             if self.train:
                 pixels = augment_batch(self._array, index, offset[0, now], offset[1, now], flip[now], padding,
                                        self.padding_mode)
             else:
                 pixels = self._array[now]
-            yield Batch(self._normalise(pixels), self._targets[index], index)
+            yield from map(Batch, *(x.split(self.batch_size) for x in
+                                    (self._normalise(pixels), self._targets[index], index)))
 
     def _normalise(self, pixels):
         B, H, W, C = pixels.shape

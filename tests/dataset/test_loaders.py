@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from dataset import DeviceLoader, dataset_dict, make_loader
+from dataset import DeviceLoader, dataset_dict, device_loader, make_loader
 from dataset.torch_loader import TorchLoader
 from errors import UsageError
 
@@ -119,6 +119,22 @@ def test_resume_at_every_step(loader, kind, train):
         done = state["epoch"] * 4 + state["step"]
         assert _same(rest, reference[done:])
         assert resumed.state_dict() == {"epoch": 2, "step": 0}
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("batches", [2, 3, 9])
+def test_several_batches_prepared_at_a_time_are_the_same(loader, data, monkeypatch, batches, train):
+    """As on a GPU."""
+    reference = list(loader("device", train))
+    monkeypatch.setitem(device_loader.PIXELS_AT_ONCE, "cpu", batches * 5 * data.image_size**2)
+    for start in range(5):
+        grouped = loader("device", train)
+        grouped.load_state_dict({"epoch": 0, "step": start})
+        for step, batch in enumerate(grouped, start + 1):
+            assert _same([batch], reference[step - 1:step])
+            assert grouped.state_dict() == {"epoch": 0, "step": step}
+    shorter = list(loader("device", train, drop_last=True))
+    assert _same(shorter, reference[:3])
 
 
 @pytest.mark.parametrize("kind", KINDS)
