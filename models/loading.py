@@ -43,7 +43,8 @@ class ModelCheckpoint:
 
         num_classes: how many the caller needs; None takes what the weights have.
         name, imagenet: the architecture, overriding what the file tells.
-        Raises UsageError if the architecture is unknown or does not fit, or the number of classes differs.
+        Raises UsageError if the architecture is unknown or does not fit, the number of classes differs, or a weight is
+        not finite.
         """
         name = name or self.name
         if name is None:
@@ -66,6 +67,9 @@ class ModelCheckpoint:
         if difference:
             raise UsageError(f"{self.path} does not fit {name} ({difference}): name the network that it holds "
                              f"{HOW_TO_NAME}")
+        broken = next((key for key, tensor in state.items() if not tensor.isfinite().all()), None)
+        if broken:
+            raise UsageError(f"{self.path} holds weights that are not finite ({broken}): its training went wrong")
         model.load_state_dict(state)
         if adapted:
             set_classifier(model, models.get_classifier(model).folded())

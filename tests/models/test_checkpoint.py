@@ -185,6 +185,13 @@ def test_messages_are_one_line(tmp_path, model):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite(tmp_path, model, value):
+    state = model.state_dict() | {"fc.bias": torch.full((5,), value)}
+    with pytest.raises(UsageError, match=r"holds weights that are not finite \(fc.bias\)"):
+        load_model(save(tmp_path, {"model": state}, "resnet8/last.pth"))
+
+
 def test_wrong_architecture_and_class_count(tmp_path, model):
     path = save(tmp_path, {"model": model.state_dict()}, "somewhere/file.pth")
     with pytest.raises(UsageError, match="does not tell which network it holds: name it"):
