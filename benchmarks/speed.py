@@ -30,12 +30,14 @@ from benchmarks.plain import PlainPath
 from dataset import ArrayImages, Data, make_loader
 from distiller_zoo import get_method, methods
 from distiller_zoo.crd import CRD
+from distiller_zoo.options import number
 from distiller_zoo.tuned_heads import PATH_HEADS, heads_name
+from errors import UsageError
 from helper import cli
 from helper.allocator import keep_freed_memory
 from helper.checkpoint import Training, weights_hash
 from helper.compiling import compile_objective
-from helper.device import choose_device
+from helper.device import PRECISIONS, choose_device
 from helper.fit import make_optimizer
 from helper.frozen import prepare_teacher
 from helper.loop import StopSignal, train_epoch
@@ -44,7 +46,7 @@ from helper.objective import Objective
 from helper.options import student_options
 from helper.run import Run
 from helper.tuning import TunedHeads, save_heads
-from models import create_model, feature_shapes
+from models import check_name, create_model, feature_shapes
 from models.heads import HEAD_TYPES, Heads
 
 N_DATA, CLASSES, SIZE = 50_000, 100, 32
@@ -54,27 +56,31 @@ COLUMNS = ("pair", "method", "plain img/s", "fast img/s", "fast over plain", "fa
 
 def main(argv=None):
     parser = cli.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pair", default="resnet32x4:resnet8x4", metavar="T:S,...", help="teachers and students")
-    parser.add_argument("--method", default="kd,crd", metavar="METHOD,...")
+    parser.add_argument("--pair", type=pair_list, default="resnet32x4:resnet8x4", metavar="T:S,...",
+                        help="teachers and students")
+    parser.add_argument("--method", type=method_list, default="kd,crd", metavar="METHOD,...")
     parser.add_argument("--all", action="store_true", help="every method")
     parser.add_argument("--skip_plain", action="store_true", help="the fast path and its ceiling only")
     parser.add_argument("--skip_memory", action="store_true", help="no processes to measure memory")
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=20, help="of a block")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2, help="loader processes of the plain path")
-    parser.add_argument("--compile", choices=["on", "off"], default="off", help="of the fast path and its ceiling")
+    count = number(int, at_least=1)
+    parser.add_argument("--batch_size", type=count, default=64)
+    parser.add_argument("--steps", type=count, default=20, help="of a block")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--workers", type=number(int, at_least=0), default=2,
+                        help="loader processes of the plain path")
+    parser.add_argument("--compile", choices=["on", "off"], default="off",
+                        help="of the fast path and its ceiling; what cannot be compiled is run without, with a note")
     parser.add_argument("--gpu_id", default="")
-    parser.add_argument("--precision", default="auto", help="of the fast path")
-    parser.add_argument("--json", metavar="FILE", help="write the table there too")
-    parser.add_argument("--profile", metavar="FILE", help="write a trace of one fast block, for chrome://tracing")
+    parser.add_argument("--precision", choices=["auto", *PRECISIONS], default="auto", help="of the fast path")
+    parser.add_argument("--json", type=file_in_a_folder, metavar="FILE", help="write the table there too")
+    parser.add_argument("--profile", type=file_in_a_folder, metavar="FILE",
+                        help="write a trace of one fast block, for chrome://tracing")
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # the process that measures one path's memory
     opt = parser.parse_args(argv)
     device = choose_device(opt.gpu_id, opt.precision)
-    pairs = [pair.split(":") for pair in opt.pair.split(",")]
+    pairs, names = opt.pair, list(methods) if opt.all else opt.method
     if opt.peak_of:
-        return print(peak(Bench(*pairs[0], opt.method, opt, device), opt.peak_of, device))
-    names = list(methods) if opt.all else opt.method.split(",")
+        return print(peak(Bench(*pairs[0], names[0], opt, device), opt.peak_of, device))
     print(f"batch {opt.batch_size}, {opt.rounds} rounds of {opt.steps} steps, {device.describe()}, "
           f"compile {opt.compile}\n")
     print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
@@ -93,6 +99,31 @@ def main(argv=None):
     print(f"\nbetween the last step of an epoch and the first of the next, {names[0]}: {between:.0f} ms")
     if opt.profile:
         profile(Bench(*pairs[0], names[0], opt, device), opt.profile)
+
+
+def pair_list(text):
+    """An argparse type: 'resnet20:resnet8,...' -> [['resnet20', 'resnet8'], ...]."""
+    pairs = [pair.split(":") for pair in text.split(",")]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise UsageError(f"--pair: '{':'.join(pair)}' is not TEACHER:STUDENT, such as resnet20:resnet8")
+        for name in pair:
+            check_name(name)
+    return pairs
+
+
+def method_list(text):
+    """An argparse type: 'kd,crd' -> ['kd', 'crd']."""
+    for name in text.split(","):
+        get_method(name)
+    return text.split(",")
+
+
+def file_in_a_folder(text):
+    """An argparse type: a file whose folder is there."""
+    if not Path(text).parent.is_dir():
+        raise UsageError(f"{text}: there is no folder {Path(text).parent}")
+    return text
 
 
 def measure(kd, name, opt, device):
@@ -155,7 +186,10 @@ class Bench:
                               options.kd_T)
         if fast:
             options.compile = self.opt.compile
-            compile_objective(objective, options, device, 0)
+            try:
+                compile_objective(objective, options, device, 0)
+            except UsageError as error:
+                print(f"note: {self.name}: {error}", file=sys.stderr)
         return objective, make_optimizer(objective, options)[0], options
 
     def _options(self, cls, teacher, directory):

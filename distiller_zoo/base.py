@@ -78,6 +78,7 @@ class Method(nn.Module):
     pretrains_student: ClassVar[bool] = True  # does the first stage read the student at all?
     preact: ClassVar[bool] = False  # do s.maps and t.maps come from before the ReLU in the first stage?
     t_depth: int | None = None  # how many of t.feats the losses read, from the stem's on; None: all, and t.logits
+    tuned_on_teacher: ClassVar[str | None] = None  # the kind of heads that train_heads.py has to tune before
     input_gradient: ClassVar[bool] = False  # does the loss differentiate both networks by batch.images?
 
     def __init__(self, student, teacher, opt):

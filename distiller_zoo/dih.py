@@ -80,6 +80,7 @@ class IntermediateHeads(Method):
 
     weights = Weights(0.0, 0.0, 1.0, "DIH, README: alpha 0.1 and T 5 within", kd_T=5.0)
     synonyms: ClassVar = {"d": "dih_alpha", "alpha": "dih_alpha"}
+    tuned_on_teacher = "flat"
     options = (
         PATH_HEADS, HEAD_STAGES,
         Option(("--dih_alpha",), {"type": alpha_list, "metavar": "A[,A,...]", "help": "dih: the KL's share of a "
@@ -91,7 +92,7 @@ class IntermediateHeads(Method):
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
-        self.heads = tuned_heads(opt, self.t_shapes, "flat")
+        self.heads = tuned_heads(opt, self.t_shapes, self.tuned_on_teacher)
         self.loss = DIHLoss(0.1 if opt.dih_alpha is None else opt.dih_alpha, opt.kd_T, opt.dih_reduction)
         self.loss.alphas(1 + len(self.heads.module))  # raises UsageError
 

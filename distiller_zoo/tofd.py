@@ -92,6 +92,7 @@ class TaskOrientedFeatures(Method):
 
     weights = Weights(0.0, 0.0, 1.0, "DIH's TOFD: alpha 0.05, beta 0.03, t 3 within")
     synonyms: ClassVar = {"d": "tofd_alpha", "alpha": "tofd_alpha"}
+    tuned_on_teacher = "sepconv"
     options = (
         PATH_HEADS, HEAD_STAGES,
         Option(("--tofd_alpha",), {"type": number(float, at_least=0), "metavar": "A",
@@ -116,7 +117,7 @@ class TaskOrientedFeatures(Method):
                              f"{self.s_shapes[1:-1]} (student) and {self.t_shapes[1:-1]} (teacher): choose from 1 to "
                              f"{last} with --head_stages")
         opt.head_stages = stages
-        self.heads_t = tuned_heads(opt, self.t_shapes, "sepconv")
+        self.heads_t = tuned_heads(opt, self.t_shapes, self.tuned_on_teacher)
         self.heads_s = Heads(self.s_shapes[1:-1], stages, opt.num_classes, "sepconv")
         s_dims, t_dims = ([shapes[-2][0]] * len(stages) for shapes in (self.s_shapes, self.t_shapes))
         if not self.faithful:  # the last exit's feature is the embedding

@@ -1,4 +1,5 @@
 """torch.compile for the objective: when it is worth its start, and what is left to the uncompiled path."""
+import logging
 import shutil
 import sys
 
@@ -28,7 +29,7 @@ def compile_objective(objective, opt, device, steps):
     Raises:
         UsageError: --compile on for what cannot be compiled.
     """
-    obstacle = _obstacle(objective, device)
+    obstacle = _obstacle(objective, device, opt)
     if opt.compile == "auto":
         opt.compile = "on" if steps >= EARNS_BACK[device.device.type] and obstacle is None else "off"
     if opt.compile == "off":
@@ -38,12 +39,15 @@ def compile_objective(objective, opt, device, steps):
     if device.device.type == "cuda":
         objective.forward = _Compiled(objective.forward, opt.batch_size, mode="reduce-overhead")
     else:
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it says that there is no CUDA
         objective.teach = _Compiled(objective.teach, opt.batch_size, options={"freezing": True})
-        objective.learn = _Compiled(objective.learn, opt.batch_size)
+        objective.learn = _Compiled(objective.learn, opt.batch_size, unless=objective.teach)
 
 
-def _obstacle(objective, device):
+def _obstacle(objective, device, opt):
     """Why the objective cannot be compiled, or None."""
+    if opt.n_data < opt.batch_size:
+        return f"no batch would be full, there being {opt.n_data} images for --batch_size {opt.batch_size}"
     if objective.method is not None and objective.method.input_gradient:
         return "this method differentiates twice, which torch.compile does not"
     if len(device.device_ids) > 1:
@@ -55,15 +59,20 @@ def _obstacle(objective, device):
 
 
 class _Compiled:
-    """A function of a batch, and of more, that is compiled for batches of `batch_size` images."""
+    """A function of a batch, and of more, that is compiled for batches of `batch_size` images.
 
-    def __init__(self, function, batch_size, **settings):
-        self.function, self.batch_size = function, batch_size
+    unless: another one, without which this is not compiled either once the compiler has failed.
+    """
+
+    def __init__(self, function, batch_size, unless=None, **settings):
+        self.function, self.batch_size, self.unless = function, batch_size, unless
         self.compiled = torch.compile(function, dynamic=False, **settings)
         self.graphs = "mode" in settings
         self.ran = False
 
     def __call__(self, batch, *more):
+        if self.unless is not None and self.unless.compiled is None:
+            self.compiled = None
         if self.compiled is None or len(batch.target) != self.batch_size:
             return self.function(batch, *more)
         if self.graphs:

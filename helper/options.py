@@ -211,7 +211,7 @@ def _add_machine(parser):
 def _add_fast_path(parser, teacher=True):
     group = parser.add_argument_group("fast path")
     group.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="networks and losses by "
-                       "torch.compile; auto: in runs that are long enough to earn its minute back")
+                       "torch.compile; auto: in runs that are long enough to earn its time back")
     if teacher:
         group.add_argument("--plain_teacher", action="store_true", help="run the teacher as it is, rather than with "
                            "its BatchNorm folded into convolutions and its weights in the networks' precision")

@@ -94,6 +94,7 @@ class Child(NamedTuple):
     process: subprocess.Popen
     device: str
     start: float  # time.perf_counter()
+    log_start: int  # bytes that its log had before
 
 
 class Sweep:
@@ -163,13 +164,14 @@ class Sweep:
         command = job.command(device)
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with open(job.log, "ab") as log:
+            log_start = log.tell()
             log.write(f"$ {shlex.join(command)}\n".encode())
             log.flush()
             # A session of its own: the terminal's Ctrl-C reaches this process alone, which passes it on once.
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                        start_new_session=True,
                                        env=os.environ | {"OMP_NUM_THREADS": str(self.threads)})
-        self.running[job] = Child(process, device, time.perf_counter())
+        self.running[job] = Child(process, device, time.perf_counter(), log_start)
         done = len(job.rows())
         self._tell(job, "running", f"after epoch {done} of {job.options.epochs}" if done else "",
                    f"on GPU {device}" if device not in ("", "cpu") else "")
@@ -181,7 +183,9 @@ class Sweep:
         elif self.signal is not None and code in (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGKILL):
             self._tell(job, "stopped")
         else:
-            last_line = job.log.read_text(errors="replace").splitlines()[-1]
+            lines = job.log.read_bytes()[child.log_start:].decode(errors="replace").splitlines()
+            # Not just the last line: what a killed sweep left running writes to the same log.
+            last_line = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1])
             end = f"exit status {code}" if code > 0 else f"ended by {signal.Signals(-code).name}"
             self._fail(job, f"{end}: {last_line} ({job.log})")
 

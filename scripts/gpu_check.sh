@@ -10,6 +10,10 @@ data=${1:-}
 OUT=$(realpath -m "${OUT:-save/gpu_check}")
 PYTHON=${PYTHON:-python3}
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+if [ -n "$data" ] && [ ! -d "$data" ]; then
+    echo "error: there is no folder $data of images" >&2
+    exit 2
+fi
 if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
     echo "no CUDA device here: nothing to check"
     exit 0

@@ -5,6 +5,7 @@
 """
 import hashlib
 import os
+import re
 import shlex
 import sys
 from argparse import Namespace
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distiller_zoo import get_method
 from distiller_zoo.options import number
-from distiller_zoo.tuned_heads import PATH_HEADS
+from distiller_zoo.tuned_heads import PATH_HEADS, find_heads
 from errors import UsageError, unknown
 from helper import cli
 from helper.options import INCIDENTAL, heads_options, student_options, teacher_options
@@ -86,12 +87,18 @@ def sweep_options(argv=None):
     group.add_argument("--plot", type=cli.picture, metavar="FILE",
                        help="write the learning curves there, as scripts/report.py does")
     group.add_argument("--bars", type=cli.picture, metavar="FILE", help="write a bar chart there, likewise")
-    opt = parser.parse_args(argv[:split])
+    try:
+        opt = parser.parse_args(argv[:split])
+    except UsageError as error:
+        hint = " (flags of the runs stand behind --)" if "unknown flag" in str(error) else ""
+        raise UsageError(f"{error}{hint}") from error
     if opt.list and any(getattr(opt, key) not in (None, [], 1) for key in GRID):  # 1: of trials
         raise UsageError(f"--list names every run: leave out --{', --'.join(GRID)}")
     if not opt.list and not (opt.pairs and opt.methods):
         raise UsageError("nothing to run: give --pairs and --methods, or --list")
-    return opt, argv[split + 1:]
+    common = argv[split + 1:]
+    refuse(common, dict.fromkeys(("--dry_run", "--jobs", "--gpus", "--plot", "--bars"), "it stands before --"), "runs")
+    return opt, common
 
 
 def pair_list(text):
@@ -101,6 +108,8 @@ def pair_list(text):
         if len(pair) != 2:
             raise UsageError(f"--pairs: '{pair[0]}' is not TEACHER:STUDENT, such as resnet20:resnet8")
         for name in pair if _is_trained(pair[0]) else pair[1:]:
+            if os.sep in name and not name.startswith("torchvision/"):
+                raise UsageError(f"--pairs: there is no checkpoint {name}")
             check_name(name)
     return pairs
 
@@ -155,12 +164,14 @@ class Plan:
         try:
             opt = SCRIPTS[script](args)
             job = Job(script, args, where, opt, self._directory(script, opt), self._needs(opt))
+            _check_heads(job)
             same = [other for other in self.jobs if other.directory.resolve() == job.directory.resolve()]
             if same and _identity(opt) != _identity(same[0].options):
                 raise UsageError(f"{job.directory} is for {same[0].where} already: give another --name or --trial")
             job.check_begun()
         except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
+            hint = " (--distill_flags are for what is distilled alone)" if "unknown flag" in str(error) else ""
+            raise UsageError(f"{where}: {error}{hint}") from error
         self.jobs += [] if same else [job]
         return same[0] if same else job
 
@@ -206,6 +217,15 @@ class Plan:
         return name
 
 
+def _check_heads(job):
+    """Raises UsageError if a method learns from heads that are not there and that no job before makes."""
+    kind = get_method(job.options.distill).tuned_on_teacher if hasattr(job.options, "distill") else None
+    made = any(need.script == HEADS for need in job.needs)
+    if kind and not made and not find_heads(job.options, kind).is_file():
+        raise UsageError(f"{job.options.distill} learns from heads tuned on the teacher, which are not there: give a "
+                         f"--list with 'train_heads.py --path_t {job.options.path_t} --head_type {kind}' before it")
+
+
 @cache
 def _recorded_name(path):
     return open_checkpoint(path).name
@@ -230,7 +250,10 @@ def add_list(plan, opt, common):
     """The runs of a file, a line each: its flags stand after the common ones, and so override them."""
     for i, line in enumerate(Path(opt.list).read_text(errors="replace").splitlines(), 1):
         where = f"{opt.list}:{i}"
-        words = split_words(line.strip().removeprefix("python "))
+        try:
+            words = split_words(re.sub(r"^\s*python3?\s", "", line))
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
         if not words:
             continue
         script = "train_student.py" if words[0].startswith("-") else words.pop(0)

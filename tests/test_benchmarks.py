@@ -1,5 +1,6 @@
 """The benchmarks run, and the plain path computes what the fast one does. Nothing is timed."""
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ from benchmarks import speed
 from benchmarks.plain import GatheringCRD
 from crd import CRDLoss
 from distiller_zoo.base import Features
+from errors import UsageError
 from models import create_model
 from tests.distiller_zoo.pairs import batch_of
 
@@ -25,6 +27,20 @@ def test_speed(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("| resnet8 -> resnet8 |") == 2
     assert "between the last step of an epoch and the first of the next" in out
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    ("--pair resnet20", "'resnet20' is not TEACHER:STUDENT"),
+    ("--pair resnet20:resnet9", "unknown model 'resnet9'"),
+    ("--method kd,nope", "unknown method 'nope'"),
+    ("--steps 0", "0 is below 1"),
+    ("--precision xx", "invalid choice: 'xx'"),
+    ("--json nowhere/x.json", "there is no folder nowhere"),
+    ("--profile nowhere/x.json", "there is no folder nowhere"),
+])
+def test_bad_flags_are_refused_before_anything_is_measured(flags, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        speed.main(flags.split())
 
 
 def test_the_plain_crd_is_ours():

@@ -36,7 +36,8 @@ if model in ("vgg13", "vgg16"):
 time.sleep(0.2)
 if model == "vgg8":
     print("on the way")
-    sys.exit("error: vgg8 broke")
+    print("error: vgg8 broke", file=sys.stderr)
+    sys.exit("what another process writes to the same log")
 options = {"model": model} if kind == "teachers" else {"model_s": model, "distill": args["--distill"],
                                                        "teacher": {"arch": "teacher"}}
 (directory / "options.json").write_text(json.dumps(options | {"parameters": 7, "data_dir": "data"}))
@@ -223,6 +224,9 @@ def test_signals(stand_ins, sweeping, tmp_path, monkeypatch, model, number, time
     ("--pairs resnet20:resnet8 --methods kd --gpus 99", "unknown device '99'"),
     ("--pairs resnet20:resnet8 --methods kd --plot curves", "curves is no picture"),
     ("--pairs TEACHER/..:resnet8 --methods kd", "no checkpoint in "),
+    ("--pairs /nope/x:resnet8 --methods kd", "there is no checkpoint /nope/x"),
+    ("--pairs resnet20:resnet8 --methods dih", "dih learns from heads tuned on the teacher, which are not there: give"),
+    ("--pairs resnet20:resnet8 --methods kd --dataset digits", "(flags of the runs stand behind --)"),
     ("--pairs TEACHER:resnet9 --methods kd", "unknown model 'resnet9'"),
     ("--list nowhere", "nowhere: No such file"),
     ("--list RUNS --trials 2", "--list names every run"),
@@ -236,6 +240,14 @@ def test_bad_input(sweeping, tmp_path, teacher_dir, flags, message):
     assert err.startswith("error: ") and err.count("\n") == 1
     assert message in err
     assert not (tmp_path / "save").exists()
+
+
+@pytest.mark.parametrize(("flag", "message"), [
+    ("--plain_teacher", "unknown flag '--plain_teacher'"), ("--plain_teacher", "--distill_flags are for what is"),
+    ("--dry_run", "leave out --dry_run: it stands before --")])
+def test_flags_on_the_wrong_side(sweeping, flag, message):
+    status, _, err = sweeping("--pairs resnet20:resnet8 --methods kd", flag)
+    assert status == 2 and message in err
 
 
 def test_bad_data(sweeping, tmp_path):
@@ -252,6 +264,7 @@ def test_bad_data(sweeping, tmp_path):
     ("train_teacher.py --model resnet8 --name resnet8_vanilla --save_dir SAVE", "was begun with epochs = 1, not 240"),
     ("--path_t save/none --model_t resnet8", "no checkpoint at save/none"),
     ("--path_t TEACHER --gpu_id 1", "leave out --gpu_id"),
+    ("--path_t 'TEACHER", "no closing quotation"),
     ("train_head.py --path_t TEACHER", "unknown script 'train_head.py': did you mean train_heads.py"),
 ])
 def test_bad_lists(command, tmp_path, teacher_dir, line, message):
