@@ -2,11 +2,13 @@
 
 Each check is a function of a directory that it may fill, and raises what failed. Data are digits.
 """
+import io
 import os
 import signal
 import sys
 import tempfile
 import traceback
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +28,7 @@ from helper.objective import NetworkOnDevice
 from helper.progress import Progress
 from models import create_model, read_checkpoint
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # check_resume's --deterministic; read once, at first use
 CPU = Device(torch.device("cpu"), [], "fp32")
 STEPS_BEFORE_KILL = 10
 
@@ -116,13 +119,15 @@ def check_prepared_teacher(directory):
 
 
 def check_compiled(directory):
-    """kd, crd and simkd, compiled into CUDA graphs: they learn as the others do."""
+    """kd, crd, simkd and kdsvd, compiled into CUDA graphs: none falls back, and they learn as the others do."""
     train(Path(directory, "t"))
     teacher = Path(directory, "t", "teachers", "run")
-    for name in ("kd", "crd", "simkd"):
-        scores = {switch: train(Path(directory, name, switch), "--distill", name, "--compile", switch, teacher=teacher)
-                  for switch in ("off", "on")}
+    for name in ("kd", "crd", "simkd", "kdsvd"):
+        with redirect_stderr(io.StringIO()) as said:
+            scores = {switch: train(Path(directory, name, switch), "--distill", name, "--compile", switch,
+                                    teacher=teacher) for switch in ("off", "on")}
         off, on = (scores[switch]["metrics"] for switch in ("off", "on"))
+        assert "torch.compile failed" not in said.getvalue(), f"{name} was not compiled: {said.getvalue()[-500:]}"
         assert abs(off["train_loss"] - on["train_loss"]) < 0.1 * off["train_loss"], (name, off, on)
 
 

@@ -5,7 +5,8 @@
 
 Blocks of all paths alternate in one process, so that a machine whose speed drifts slows them alike; ratios are medians
 over the rounds. Fast is what train_student.py runs: loader, meters and progress included. The ceiling is the same
-forward and backward passes on one fixed batch, and nothing else. Over kd is the time of a step, by rounds of both.
+forward and backward passes on one fixed batch, and nothing else. Over kd is the time of a step, by rounds of both; of
+first stages nothing is timed.
 Memory is the peak of a process of its own for each path: resident size on the CPU, what the allocator gave out on a
 GPU.
 
@@ -36,8 +37,8 @@ from errors import UsageError
 from helper import cli
 from helper.allocator import keep_freed_memory
 from helper.checkpoint import Training, weights_hash
-from helper.compiling import compile_objective
-from helper.device import PRECISIONS, choose_device
+from helper.compiling import Compiled, compile_objective
+from helper.device import PRECISIONS, choose_device, seed_everything
 from helper.fit import make_optimizer
 from helper.frozen import prepare_teacher
 from helper.loop import StopSignal, train_epoch
@@ -50,8 +51,8 @@ from models import check_name, create_model, feature_shapes
 from models.heads import HEAD_TYPES, Heads
 
 N_DATA, CLASSES, SIZE = 50_000, 100, 32
-COLUMNS = ("pair", "method", "plain img/s", "fast img/s", "fast over plain", "fast over ceiling", "time over kd",
-           "plain MB", "fast MB")
+COLUMNS = ("pair", "method", "compiled", "plain img/s", "fast img/s", "fast over plain", "fast over ceiling",
+           "time over kd", "plain MB", "fast MB")
 
 
 def main(argv=None):
@@ -78,6 +79,8 @@ def main(argv=None):
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # the process that measures one path's memory
     opt = parser.parse_args(argv)
     device = choose_device(opt.gpu_id, opt.precision)
+    seed_everything(0, False)  # as a run does: cuDNN tries its algorithms
+    torch._dynamo.config.recompile_limit = 1000  # one process compiles many objectives
     pairs, names = opt.pair, list(methods) if opt.all else opt.method
     if opt.peak_of:
         return print(peak(Bench(*pairs[0], names[0], opt, device), opt.peak_of, device))
@@ -90,8 +93,9 @@ def main(argv=None):
         for name in names:
             rows.append(measure(kd, name, opt, device))
             cells = ("" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
-                     for value in list(rows[-1].values())[2:])
-            print(f"| {teacher} -> {student} | {name} | " + " | ".join(cells) + " |", flush=True)
+                     for value in list(rows[-1].values())[3:])
+            compiled = "yes" if rows[-1]["compiled"] else "no"
+            print(f"| {teacher} -> {student} | {name} | {compiled} | " + " | ".join(cells) + " |", flush=True)
             if opt.json:
                 facts = {"hardware": device.describe(), "batch_size": opt.batch_size, "compile": opt.compile}
                 Path(opt.json).write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
@@ -130,7 +134,7 @@ def measure(kd, name, opt, device):
     """One row of the table, {column: number or None}."""
     bench = kd if name == "kd" else Bench(kd.teacher_name, kd.student_name, name, opt, device)
     paths = {"fast": bench.fast, "ceiling": bench.ceiling, "kd": kd.fast}
-    if not opt.skip_plain:
+    if not opt.skip_plain and bench.has_plain():
         paths["plain"] = bench.plain
     if bench is kd:
         del paths["kd"]
@@ -150,9 +154,9 @@ def measure(kd, name, opt, device):
     memory = {path: None if opt.skip_memory or path not in times else peak_in_own_process(bench, path, opt)
               for path in ("plain", "fast")}
     return dict(zip(COLUMNS, (
-        f"{kd.teacher_name}:{kd.student_name}", name, images_per_second("plain"), images_per_second("fast"),
-        ratio("plain", "fast"), ratio("fast", "ceiling"), ratio("fast", "kd") if "kd" in times else 1.0,
-        memory["plain"], memory["fast"]), strict=True))
+        f"{kd.teacher_name}:{kd.student_name}", name, bench.is_compiled(), images_per_second("plain"),
+        images_per_second("fast"), ratio("plain", "fast"), ratio("fast", "ceiling"),
+        ratio("fast", "kd") if "kd" in times else 1.0, memory["plain"], memory["fast"]), strict=True))
 
 
 class Bench:
@@ -207,6 +211,16 @@ class Bench:
                            {"arch": self.teacher_name, "hash": opt.teacher_hash, "accuracy": None})
         return opt
 
+    def has_plain(self):
+        """Is there a plain path? Not of what is built upon CRD: its loss would be the fast one."""
+        method = self.make(self.device)[0].method
+        return isinstance(method, CRD) or not any(isinstance(module, CRD) for module in method.modules())
+
+    def is_compiled(self):
+        """Did the fast path run compiled?"""
+        forward = self._fast_parts()[0].forward
+        return isinstance(forward, Compiled) and forward.compiled is not None
+
     def plain(self):
         if self._plain is None:
             self._plain = PlainPath(lambda device, crd: self.make(device, crd)[:2], self.data, self.opt.batch_size,
@@ -229,6 +243,7 @@ class Bench:
         objective.train()
         start = time.perf_counter()
         for _ in range(self.opt.steps):
+            objective.zero_grad(set_to_none=True)
             objective(self.batch).total.backward()
             for turn in range(1, objective.turns):
                 objective.turn(self.batch, turn).total.backward()

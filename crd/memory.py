@@ -58,7 +58,7 @@ class MemoryQueue(nn.Module):
 class NegativeSampler(nn.Module):
     """Draws, for each image of a batch, what it is contrasted with: one positive and `k` images of other classes.
 
-    Negatives are uniform over the images of other classes, without replacement while there are k of them, else with;
+    Negatives are uniform over the images of other classes, without replacement where there are k of them, else with;
     each image's are independent of the others'.
 
     Args:
@@ -92,13 +92,21 @@ class NegativeSampler(nn.Module):
     def _negatives(self, target):
         """(B, k) images of other classes than `target` (B,)."""
         start, count = self.start[target], self.count[target]
-        if self.k <= self.fewest and target.device.type == "cpu":
-            return distinct_by_bytes(self.by_class, start, count, self.k)
-        others = len(self.by_class) - count[:, None]
         if self.k <= self.fewest:
-            place = distinct_by_keys(others, self.most, self.k)
-        else:
-            place = (torch.rand(len(others), self.k, device=others.device, dtype=torch.float64) * others).long()
+            return self._distinct(start, count)
+        others = len(self.by_class) - count[:, None]
+        place = (torch.rand(len(others), self.k, device=others.device, dtype=torch.float64) * others).long()
+        drawn = self.by_class[_step_over(place, start[:, None], count[:, None])]
+        if self.k > self.most:
+            return drawn
+        # Some classes have k others. Of the rows that have not, `_distinct` is told that there is no own class.
+        few = self.k > others
+        return torch.where(few, drawn, self._distinct(start, count.where(~few[:, 0], 0)))
+
+    def _distinct(self, start, count):
+        if start.device.type == "cpu":
+            return distinct_by_bytes(self.by_class, start, count, self.k)
+        place = distinct_by_keys(len(self.by_class) - count[:, None], len(self.by_class), self.k)
         return self.by_class[_step_over(place, start[:, None], count[:, None])]
 
 

@@ -38,6 +38,7 @@ class AttentionTransfer(Method):
     """Where the student looks in each stage, turned to where the teacher does; a 1x1 map, of one place, adds 0."""
 
     weights = Weights(1.0, 0.0, 1000.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper's 1e3")
+    maps_alone = True
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

@@ -8,15 +8,18 @@ from models import feature_shapes
 
 
 class Features(NamedTuple):
-    """What a network says of a batch: `feats` = [stem map, stage maps ..., embedding], and `logits` (B, K)."""
+    """What a network says of a batch: `feats` = [stem map, stage maps ..., embedding], and `logits` (B, K).
+
+    Of a network that was stopped after some of its maps these alone, and no logits.
+    """
 
     feats: list[Tensor]
-    logits: Tensor
+    logits: Tensor | None
 
     @property
     def maps(self):
         """The stage maps (B, C, H, W), shallow to deep, without the stem's."""
-        return self.feats[1:-1]
+        return self.feats[1:] if self.logits is None else self.feats[1:-1]
 
     @property
     def embedding(self):
@@ -77,6 +80,7 @@ class Method(nn.Module):
     turns: int = 1  # updates per batch: the student's, then one for each network of the method's own that learns by it
     pretrains_student: ClassVar[bool] = True  # does the first stage read the student at all?
     preact: ClassVar[bool] = False  # do s.maps and t.maps come from before the ReLU in the first stage?
+    maps_alone: ClassVar[bool] = False  # are stage maps all that the losses read of the teacher?
     t_depth: int | None = None  # how many of t.feats the losses read, from the stem's on; None: all, and t.logits
     tuned_on_teacher: ClassVar[str | None] = None  # the kind of heads that train_heads.py has to tune before
     input_gradient: ClassVar[bool] = False  # does the loss differentiate both networks by batch.images?
@@ -85,6 +89,8 @@ class Method(nn.Module):
         super().__init__()
         self.s_shapes = feature_shapes(student, opt.image_size)
         self.t_shapes = feature_shapes(teacher, opt.image_size) if self.needs_teacher else None
+        if self.maps_alone:
+            self.t_depth = len(self.t_shapes) - 1  # all but the embedding
 
     def forward(self, s, t, batch):
         """The loss that beta multiplies: a 0-dim tensor, or a dict of named ones which are added up.

@@ -99,6 +99,7 @@ class SVDTransfer(Method):
 
     # RepDistiller gives no weight. With 1 the term is 0.1 to 0.3 for networks of 100 classes at their start.
     weights = Weights(1.0, 0.0, 1.0, "ours: none is published")
+    maps_alone = True
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

@@ -95,6 +95,7 @@ class NST(Method):
     weights = Weights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper: 50, gauss 100")
     options = (Option(("--nst_kernel",), {"choices": ["linear", "poly", "gauss"], "default": "poly",
                                           "help": "nst: kernel between channels; published beta 50, 50, 100"}),)
+    maps_alone = True
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

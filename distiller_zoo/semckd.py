@@ -119,6 +119,7 @@ class CrossLayer(Method):
     weights = Weights(1.0, 1.0, 400.0, "SimKD's toolbox, scripts/run_distill.sh")
     options = (Option(("-s", "--soft"), {"type": number(float, above=0), "default": 1.0, "metavar": "T",
                                          "help": "semckd: temperature of its attention"}),)
+    maps_alone = True
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

@@ -27,6 +27,7 @@ class SimilarityPreserving(Method):
     """Samples that are alike in the teacher's last map are made alike in the student's."""
 
     weights = Weights(1.0, 0.0, 3000.0, "RepDistiller, scripts/run_cifar_distill.sh")
+    maps_alone = True
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

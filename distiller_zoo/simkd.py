@@ -137,7 +137,7 @@ class ReusedClassifier(Method):
         self.projector = SimKD(self.s_shapes[-2][0], t_channels, opt.factor)
         self.classifier = deepcopy(get_classifier(teacher)).requires_grad_(False)
         self.loss = HintLoss()
-        self.teacher = (teacher,)  # in a tuple, so that it does not become a sub-module: the objective owns it
+        self.teacher = (teacher,)  # for pooled_map alone; in a tuple, so that it does not become a sub-module
         self.logits = None
 
     def forward(self, s, t, batch):

@@ -179,7 +179,8 @@ def with_teacher_head(method):
     if not method.needs_teacher:
         raise UsageError("the method has no teacher whose head could be shared: leave out +th")
     settings = {"base": method, "options": method.options + SharedHead.options, "synonyms": method.synonyms,
-                "weights": method.weights._replace(delta=DELTA)}
+                "weights": method.weights._replace(delta=DELTA), "maps_alone": method.maps_alone,
+                "tuned_on_teacher": method.tuned_on_teacher}
     return type(f"{method.__name__}TH", (SharedHead,), settings)
 
 

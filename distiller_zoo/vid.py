@@ -45,6 +45,7 @@ class VID(Method):
     """The information that the student's stages hold about the teacher's, bounded from below and raised."""
 
     weights = Weights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh; SimKD's toolbox uses 1, 1, 1")
+    maps_alone = True
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

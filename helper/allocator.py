@@ -13,11 +13,12 @@ def keep_freed_memory(keep=True):
 
     Every step on the CPU allocates the same activations. Given back in between, each of their pages is asked for anew
     and zeroed by the kernel: a tenth of CRD's time. Peak memory stays what it is. Does nothing where the C library is
-    not glibc, which has this call, or is an old one that does not take the values.
+    not glibc, which has this call.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or Windows
         return
     for parameter, value in (KEEP if keep else GIVE_BACK).items():
-        mallopt(parameter, value)
+        if not mallopt(parameter, value):  # glibc before 2.35 takes 32 MB at most
+            mallopt(parameter, GIVE_BACK[parameter])

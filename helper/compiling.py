@@ -2,28 +2,28 @@
 import logging
 import shutil
 import sys
+from contextlib import nullcontext
 
 import torch
+import torch._functorch.config as functorch_config
 
 from errors import UsageError
 
-# Steps after which compiling has earned its time back. On 2 CPU cores it takes 10 to 25 s, and then saves 5 to 15 ms a
+# Steps after which compiling has earned its time back. On 2 CPU cores it takes 10 to 25 s, and then saves 4 to 15 ms a
 # step (results/speed.md); that of a GPU was never measured.
 EARNS_BACK = {"cpu": 5_000, "cuda": 20_000}
+GRAPH_WARM_UPS = 2  # calls after the first in which CUDA graphs are recorded
 
 
 def compile_objective(objective, opt, device, steps):
     """Have `objective` run compiled on full batches, if --compile says so; opt.compile becomes "on" or "off".
 
-    On a GPU the whole is one CUDA graph. On the CPU `teach` is compiled apart from `learn`: the frozen network alone,
-    whose weights are then constants, laid out as its convolutions want them and fused with what follows.
-
     Shapes are static: a last batch that is smaller runs as it would without compiling, and so does all where the
-    compiler fails, with a note.
+    compiler fails, with a note. On a GPU the compiled step is a CUDA graph. The frozen teacher's weights are not made
+    constants (Inductor's freezing): on a CPU that gained nothing measurable over the prepared teacher.
 
     Args:
-        objective: a module, batch -> Losses, which is learn(batch, teach(batch)) if it has a teacher; its parameters,
-            their names and its state stay as they are.
+        objective: a module, batch -> Losses; its parameters, their names and its state stay as they are.
         steps: of the whole run; "auto" compiles one that lasts long enough to earn the time back.
 
     Raises:
@@ -36,12 +36,8 @@ def compile_objective(objective, opt, device, steps):
         return
     if obstacle:
         raise UsageError(f"--compile on: {obstacle}; leave it out")
-    if device.device.type == "cuda":
-        objective.forward = _Compiled(objective.forward, opt.batch_size, mode="reduce-overhead")
-    else:
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it says that there is no CUDA
-        objective.teach = _Compiled(objective.teach, opt.batch_size, options={"freezing": True})
-        objective.learn = _Compiled(objective.learn, opt.batch_size, unless=objective.teach)
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it says where there is no CUDA
+    objective.forward = Compiled(objective.forward, opt.batch_size, device.device.type == "cuda")
 
 
 def _obstacle(objective, device, opt):
@@ -58,34 +54,43 @@ def _obstacle(objective, device, opt):
     return None if shutil.which("g++") or shutil.which("clang++") else "there is no C++ compiler (g++) here"
 
 
-class _Compiled:
-    """A function of a batch, and of more, that is compiled for batches of `batch_size` images.
+class Compiled:
+    """A forward function that is compiled for batches of `batch_size` images.
 
-    unless: another one, without which this is not compiled either once the compiler has failed.
+    Attributes:
+        compiled: None once the compiler has failed.
     """
 
-    def __init__(self, function, batch_size, unless=None, **settings):
-        self.function, self.batch_size, self.unless = function, batch_size, unless
-        self.compiled = torch.compile(function, dynamic=False, **settings)
-        self.graphs = "mode" in settings
-        self.ran = False
+    def __init__(self, forward, batch_size, graphs):
+        self.forward, self.batch_size, self.graphs = forward, batch_size, graphs
+        self.compiled = torch.compile(forward, dynamic=False, mode="reduce-overhead" if graphs else None)
+        self.on_trial = 1 + GRAPH_WARM_UPS if graphs else 1  # calls that may still fail
 
-    def __call__(self, batch, *more):
-        if self.unless is not None and self.unless.compiled is None:
-            self.compiled = None
+    def __call__(self, batch):
         if self.compiled is None or len(batch.target) != self.batch_size:
-            return self.function(batch, *more)
+            return self.forward(batch)
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()  # the outputs of the step before may be overwritten
+        if not self.on_trial:
+            return self.compiled(batch)
         try:
-            result = self.compiled(batch, *more)
-        except Exception as error:  # whatever a compiler, or a graph's first recording, stumbles over
-            if self.ran:
-                raise
+            with _backward_compiled_at_once():
+                losses = self.compiled(batch)
+            self.on_trial -= 1
+            return losses
+        except Exception as error:  # whatever a compiler, or a graph's recording, stumbles over
             reason = str(error).strip().partition("\n")[0]
             print(f"note: torch.compile failed ({type(error).__name__}: {reason}): going on without it",
                   file=sys.stderr)
             self.compiled = None
-            result = self.function(batch, *more)
-        self.ran = True
-        return result
+            return self.forward(batch)
+
+
+def _backward_compiled_at_once():
+    """A context in which compiling a forward pass compiles its backward pass too, so that both fail in one place.
+
+    PyTorch would wait for the first backward(). Where it has no such setting nothing is changed.
+    """
+    if hasattr(functorch_config, "force_non_lazy_backward_lowering"):
+        return functorch_config.patch(force_non_lazy_backward_lowering=True)
+    return nullcontext()

@@ -36,8 +36,8 @@ class Device(NamedTuple):
         return f"{what}, {self.precision}, torch {torch.__version__}"
 
 
-def choose_device(gpu_id, precision):
-    """The device that `--gpu_id` and `--precision` ask for.
+def choose_device(gpu_id, precision, deterministic=False):
+    """The device that `--gpu_id` and `--precision` ask for; `deterministic`: cuBLAS made fit for seed_everything's.
 
     gpu_id: '' (the first GPU, else the CPU), 'cpu', or numbers such as '0' or '0,1'. Published commands carry
     `--gpu_id 0`, so without CUDA a number means the CPU, with a notice.
@@ -45,6 +45,8 @@ def choose_device(gpu_id, precision):
     Raises:
         UsageError: not a number, a GPU that is not there, fp16 on the CPU.
     """
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read once, when cuBLAS is first used
     ids = _gpu_numbers(gpu_id)
     if ids and not torch.cuda.is_available():
         print(f"no CUDA device here: --gpu_id {gpu_id} runs on the CPU", file=sys.stderr)
@@ -92,7 +94,6 @@ def seed_everything(seed, deterministic):
     torch.manual_seed(seed)
     torch.backends.cudnn.benchmark = not deterministic
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it before its first use
         torch.use_deterministic_algorithms(True)
 
 

@@ -55,6 +55,7 @@ def fit(objective, optimizer, scheduler, loaders, device, run, opt):
             scheduler.step()
             run.finish_epoch(row)
             print(_line(row, run, opt), flush=True)
+        run.writer.wait()  # raises what went wrong in writing
     _conclude(run)
 
 

@@ -36,7 +36,7 @@ def prepare(opt):
     Returns:
         helper.device.Device, dataset.Data, and {"train": loader, "test": loader[, "val": loader]}.
     """
-    device = choose_device(opt.gpu_id, opt.precision)
+    device = choose_device(opt.gpu_id, opt.precision, opt.deterministic)
     opt.precision = device.precision
     data = open_data(opt)
     opt.image_size, opt.num_classes, opt.n_data = data.image_size, data.num_classes, data.n_data

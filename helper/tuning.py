@@ -73,8 +73,8 @@ class HeadTuning(nn.Module):
         """The network's stage maps, as far as a head reads them."""
         with torch.no_grad():
             deepest = self.student.heads.stages[-1]
-            feats, _ = self.on_device(self.network, batch.images, is_feat=True, depth=1 + deepest)  # the stem is first
-        return feats[1:]
+            features = Features(*self.on_device(self.network, batch.images, is_feat=True, depth=1 + deepest))
+        return features.maps
 
     def learn(self, batch, maps):
         """The heads' losses of a batch of which the network gave `maps`."""

@@ -109,6 +109,14 @@ def test_unequal_classes_and_more_negatives_than_there_are():
     assert all(len(set(row.tolist())) == 3 for row in few(torch.arange(10), targets)[:, 1:])
 
 
+def test_each_class_has_its_own_number_of_others():
+    targets = torch.tensor([0] * 90 + [1] * 10)
+    drawn = NegativeSampler(targets, k=50)(torch.arange(100), targets)[:, 1:]
+    assert (targets[drawn] != targets[:, None]).all()
+    assert all(len(set(row.tolist())) == 50 for row in drawn[90:])  # of 90
+    assert set(drawn[:90].flatten().tolist()) == set(range(90, 100))
+
+
 def test_draws_follow_pytorchs_generator():
     targets, sampler = make()
     torch.manual_seed(3)
