@@ -9,9 +9,9 @@ import torch._functorch.config as functorch_config
 
 from errors import UsageError
 
-# Steps after which compiling has earned its time back. On 2 CPU cores it takes 10 to 25 s, and then saves 4 to 15 ms a
-# step (results/speed.md); that of a GPU was never measured.
-EARNS_BACK = {"cpu": 5_000, "cuda": 20_000}
+# Steps after which compiling has earned its time back. On 2 CPU cores it takes half a minute at most, and then saves 4
+# to 8 ms a step (results/speed.md); that of a GPU was never measured.
+EARNS_BACK = {"cpu": 10_000, "cuda": 20_000}
 GRAPH_WARM_UPS = 2  # calls after the first in which CUDA graphs are recorded
 
 
