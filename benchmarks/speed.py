@@ -212,9 +212,8 @@ class Bench:
         return opt
 
     def has_plain(self):
-        """Is there a plain path? Not of what is built upon CRD: its loss would be the fast one."""
-        method = self.make(self.device)[0].method
-        return isinstance(method, CRD) or not any(isinstance(module, CRD) for module in method.modules())
+        """Is there a plain path? Not of crd+th: its CRD would be the fast one."""
+        return getattr(get_method(self.name), "base", None) is not CRD
 
     def is_compiled(self):
         """Did the fast path run compiled?"""

@@ -154,7 +154,7 @@ def distinct_by_bytes(by_class, start, count, k):
 
 def distinct_by_keys(sizes, most, k):
     """k different places in [0, size) for each size of (B, 1), uniform: (B, k). For a GPU: the k largest of random
-    keys, without a loop. `most` is the largest of all sizes."""
+    keys, without a loop. `most` is at least the largest of all sizes."""
     keys = torch.rand(len(sizes), most, device=sizes.device)
     keys.masked_fill_(torch.arange(most, device=sizes.device) >= sizes, -1)  # places beyond this row's
     return keys.topk(k, dim=1, sorted=False).indices

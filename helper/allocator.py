@@ -12,8 +12,7 @@ def keep_freed_memory(keep=True):
     """Keep freed memory for the next step, up to 2 GB, instead of giving it back to the system.
 
     Every step on the CPU allocates the same activations. Given back in between, each of their pages is asked for anew
-    and zeroed by the kernel: a tenth of CRD's time. Peak memory stays what it is. Does nothing where the C library is
-    not glibc, which has this call.
+    and zeroed by the kernel: a tenth of CRD's time. Does nothing where the C library is not glibc, which has this call.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

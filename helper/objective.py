@@ -78,35 +78,29 @@ class Objective(nn.Module):
         return Losses(loss, {"turn": loss}, s.logits)
 
     def forward(self, batch):
-        return self.learn(batch, self.teach(batch))
-
-    def teach(self, batch):
-        """The teacher's features of a batch; None where no term reads them."""
         input_gradient = bool(self.beta) and self.method.input_gradient
         if input_gradient:
             batch.images.requires_grad_()
-        if self.teacher is None or not (self.alpha or self.beta or self.weighted_terms):
-            return None
-        with torch.set_grad_enabled(input_gradient):
-            return self.features(self.teacher, batch.images, depth=self.t_depth)
-
-    def learn(self, batch, t):
-        """The losses of a batch of which the teacher said `t`."""
         s = self.features(self.student, batch.images)
         terms = {}
         if self.gamma:
             terms["ce"] = self.gamma * F.cross_entropy(s.logits.float(), batch.target)
-        if self.alpha:
-            terms["kl"] = self.alpha * self.kl(s.logits, t.logits.detach())
+        if self.alpha or self.beta or self.weighted_terms:
+            with torch.set_grad_enabled(input_gradient):
+                t = None if self.teacher is None else self.features(self.teacher, batch.images, depth=self.t_depth)
+            if self.alpha:
+                terms["kl"] = self.alpha * self.kl(s.logits, t.logits.detach())
+            if self.beta:
+                with self.network.device.autocast():
+                    losses = self.method(s, t, batch)
+                named = losses if isinstance(losses, dict) else {"method": losses}
+                terms.update({name: self.beta * loss for name, loss in named.items()})
+            if self.weighted_terms:
+                with self.network.device.autocast():
+                    terms.update(self.method.weighted_terms(s, t, batch))
         logits = s.logits
         if self.method is not None:
             with self.network.device.autocast():
-                if self.beta:
-                    losses = self.method(s, t, batch)
-                    named = losses if isinstance(losses, dict) else {"method": losses}
-                    terms.update({name: self.beta * loss for name, loss in named.items()})
-                if self.weighted_terms:
-                    terms.update(self.method.weighted_terms(s, t, batch))
                 logits = self.method.predict(s)
         return Losses(sum(terms.values()), terms, logits)
 

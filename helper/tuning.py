@@ -67,19 +67,11 @@ class HeadTuning(nn.Module):
         return self
 
     def forward(self, batch):
-        return self.learn(batch, self.teach(batch))
-
-    def teach(self, batch):
-        """The network's stage maps, as far as a head reads them."""
+        deepest = self.student.heads.stages[-1]
         with torch.no_grad():
-            deepest = self.student.heads.stages[-1]
             features = Features(*self.on_device(self.network, batch.images, is_feat=True, depth=1 + deepest))
-        return features.maps
-
-    def learn(self, batch, maps):
-        """The heads' losses of a batch of which the network gave `maps`."""
         with self.on_device.device.autocast():
-            logits = self.student.heads(maps)
+            logits = self.student.heads(features.maps)
         terms = {head_name(stage): F.cross_entropy(z.float(), batch.target)
                  for stage, z in zip(self.student.heads.stages, logits, strict=True)}
         return Losses(sum(terms.values()), terms, logits[-1])

@@ -3,7 +3,8 @@
 # and resume on the device; speed.py for five pairs and all methods; a short accuracy run of the fast and the plain path.
 #   OUT=results/gpu bash scripts/gpu_check.sh data/tiny100      an image folder of a hundred classes, 32x32
 # Results go to OUT (save/gpu_check): report.txt, all that the parts print; errors.txt; speed.json, compiled.json,
-# methods.json and trace.json.gz. Needs torch, torchvision, tensorboard and scikit-learn, no network; PYTHON as in setup.sh, or python3.
+# methods.json and trace.json.gz. Needs torch, torchvision, tensorboard and scikit-learn, no network; PYTHON as in
+# setup.sh, or python3.
 # Without CUDA it says so and exits 0. A part that fails, or outlasts its time, does not stop the others.
 data=${1:-}
 [ -z "$data" ] || data=$(realpath -m "$data")

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 
 from dataset import Batch
-from distiller_zoo import DistillKL, Method, Weights
+from distiller_zoo import DistillKL, Method, Weights, methods
 from errors import UsageError
 from helper import objective as module
 from helper.device import Device
 from helper.objective import Objective
 from models import create_model
+from tests.distiller_zoo.pairs import batch_of, options
 
 CPU = Device(torch.device("cpu"), [], "fp32")
 
@@ -108,3 +109,15 @@ def test_no_loss_at_all_is_refused(pair):
     student, teacher, method, _ = pair
     with pytest.raises(UsageError, match="no loss has a weight"):
         Objective(student, CPU, teacher, method, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", [name for name, method in methods.items() if method.maps_alone])
+def test_a_teacher_that_stops_early_teaches_the_same(name):
+    torch.manual_seed(0)
+    student, teacher, batch = create_model("resnet8", 10), create_model("resnet14", 10), batch_of(4)
+    method = methods[name](student, teacher, options(methods[name]))
+    objective = Objective(student, CPU, teacher, method, gamma=0, beta=1).eval()
+    assert objective.t_depth == 4  # the stem and three stages
+    cut = objective(batch).terms["method"].item()
+    objective.t_depth = None
+    assert objective(batch).terms["method"].item() == cut != 0
