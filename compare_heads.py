@@ -2,24 +2,27 @@
 
     python compare_heads.py save/teachers/NAME save/students/NAME
 """
-from helper import cli
-from helper.compare import agreement, check_targets, compare, describe, draw, write_json
-from helper.options import compare_options
-from helper.setup import open_for_comparison
+from cli import parser as cli
+from cli.options import compare_options
+from helper.loop import evaluate
+from helper.opened import open_for_comparison
+from runs.compare import check_targets, compare, describe, draw, predictions, write_json
+from tasks import CLASSIFICATION as task
 
 
 def main(argv=None):
     opt = compare_options(argv)
-    check_targets(opt)
+    picture = check_targets(opt)
     a, b, data, loader, device = open_for_comparison(opt)
     numbers = compare(a, b)
     if loader is not None:
-        numbers["predictions"] = {"dataset": data.name, "split": opt.split, **agreement(a, b, loader, device)}
+        scores = evaluate(a, loader, device, task, teacher=b, detailed=True)
+        numbers["predictions"] = {"dataset": data.name, "split": opt.split, **predictions(scores)}
     print(describe(numbers, opt))
     if opt.json:
         write_json(opt.json, numbers, opt)
-    draw(a, b, opt, classes=data.classes if data else None)
-    print(f"picture: {opt.plot}")
+    draw(a, b, opt, picture, classes=data.classes if data else None)
+    print(f"picture: {picture}")
 
 
 if __name__ == "__main__":

@@ -5,17 +5,18 @@
 import json
 from pathlib import Path
 
-from helper import cli
-from helper.options import evaluate_options
-from helper.score import describe, score
-from helper.setup import open_for_scoring
+from cli import parser as cli
+from cli.options import evaluate_options
+from helper.loop import evaluate
+from helper.opened import open_for_scoring
+from tasks import CLASSIFICATION as task
 
 
 def main(argv=None):
     opt = evaluate_options(argv)
-    model, teacher, loader, device = open_for_scoring(opt)
-    scores = score(model, loader, device, teacher)
-    print(f"{opt.split} images of {opt.dataset}: {describe(scores)}")
+    model, teacher, data, loader, device = open_for_scoring(opt)
+    scores = evaluate(model, loader, device, task, teacher=teacher, detailed=True)
+    print(f"{opt.split} images of {data.name}: {task.describe(scores)}")
     if opt.json:
         Path(opt.json).write_text(json.dumps(scores, indent=1) + "\n")
 

@@ -4,15 +4,18 @@
 """
 import sys
 
-from distiller_zoo import get_method
-from helper import cli
+from cli import parser as cli
+from cli.options import student_options
+from distiller_zoo import get_method, make_terms
+from helper.build import make_record, make_student, method_options, prepare
 from helper.compiling import compile_objective
-from helper.fit import fit, make_optimizer, pretrain
+from helper.fit import fit, pretrain
 from helper.frozen import prepare_teacher
 from helper.objective import Objective
-from helper.options import student_options
-from helper.run import Run, student_name
-from helper.setup import make_student, make_teacher, network_facts, open_teacher, prepare
+from helper.opened import make_teacher, open_teacher
+from models.tuned import heads_hash
+from runs.directory import Run
+from tasks import CLASSIFICATION as task
 
 
 def main(argv=None):
@@ -20,23 +23,30 @@ def main(argv=None):
     checkpoint = open_teacher(opt)
     device, data, loaders = prepare(opt)
 
-    teacher, teacher_facts = make_teacher(checkpoint, opt, device, data, loaders["test"])
-    student = make_student(teacher, opt, device)
-    method = get_method(opt.distill)(student, teacher, opt).to(device.device)
-    if "beta" in opt.named and opt.beta and not method.has_loss:
-        print(f"note: {opt.distill} has no loss of its own in the main stage: --beta weighs nothing", file=sys.stderr)
-    if not opt.plain_teacher:
-        teacher = prepare_teacher(teacher, device, opt.image_size)
-    objective = Objective(student, device, teacher, method, opt.gamma, opt.alpha, opt.beta, opt.kd_T)
-    compile_objective(objective, opt, device, opt.epochs * len(loaders["train"]))
-    if type(method).has_weighted_terms and not opt.delta:
-        print(f"note: --delta is 0 for {opt.distill}: the teacher's head teaches the student nothing", file=sys.stderr)
+    teacher = make_teacher(checkpoint, opt, device, data, loaders["test"], task)
+    student = make_student(teacher.network, opt, device, data)
+    method, modifiers = get_method(opt.distill).build(student, teacher.network, method_options(opt, data, teacher.hash))
+    method, modifiers = method.to(device.device), modifiers.to(device.device)
+    note_idle_weights(opt, method)
+    frozen = teacher.network if opt.plain_teacher else prepare_teacher(teacher.network, device, data.image_size)
+    terms = make_terms(task.criterion, opt, method, modifiers.values())
+    objective = Objective(student, device, terms, frozen, method, modifiers)
+    compiled = compile_objective(objective, opt, device, loaders["train"])
 
-    facts = network_facts(opt.model_s, student, method.deploy(student), opt, device) | teacher_facts
-    with Run(f"{opt.save_dir}/students/{student_name(opt, data.name, teacher_facts)}", opt, facts) as run:
-        pretrain(objective, loaders["train"], device, run, opt)
-        optimizer, scheduler = make_optimizer(objective, opt)
-        fit(objective, optimizer, scheduler, loaders, device, run, opt)
+    record = make_record("student", opt, data, device, student, objective.deployed(), compiled=compiled,
+                         inputs={"teacher": teacher.hash, "heads": heads_hash(method)},
+                         **({"teacher": teacher.facts} if teacher.facts else {}))
+    with Run(f"{opt.save_dir}/students/{record.name()}", record, objective.deployment()) as run:
+        pretrain(objective, loaders["train"], device, run, opt, task)
+        fit(objective, loaders, device, run, opt, task)
+
+
+def note_idle_weights(opt, method):
+    """Say which weight that was given, or is 0, makes no difference."""
+    if "beta" in opt.given and opt.beta and method.reads is None:
+        print(f"note: {opt.distill} has no loss of its own in the main stage: --beta weighs nothing", file=sys.stderr)
+    if "th" in get_method(opt.distill).modifiers and not opt.delta:
+        print(f"note: --delta is 0 for {opt.distill}: the teacher's head teaches the student nothing", file=sys.stderr)
 
 
 if __name__ == "__main__":

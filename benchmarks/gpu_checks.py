@@ -24,7 +24,7 @@ from dataset import load_dataset, make_loader
 from distiller_zoo import methods
 from helper.device import Device, choose_device
 from helper.frozen import prepare_teacher
-from helper.objective import NetworkOnDevice
+from helper.networks import NetworkOnDevice
 from helper.progress import Progress
 from models import create_model, read_checkpoint
 
@@ -55,7 +55,7 @@ def losses_on(device, name):
     opt = SimpleNamespace(batch_size=16, steps=1, compile="off", workers=0)
     torch.backends.cudnn.allow_tf32 = False
     bench = Bench("resnet14", "resnet8", name, opt, CPU)
-    objective, _, _ = bench.make(CPU)
+    objective, _ = bench.make(CPU)
     objective.to(device.device)
     objective.network.device = device
     objective.eval()  # no BatchNorm statistics of 16 images: they magnify rounding

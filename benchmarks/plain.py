@@ -12,7 +12,7 @@ from torchvision import transforms
 
 from crd.criterion import EPS, CRDLoss
 from dataset import Batch
-from distiller_zoo.base import Method
+from distiller_zoo.method import Method
 from helper.device import Device
 
 

@@ -28,27 +28,32 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.plain import PlainPath
+from cli import parser as cli
+from cli.options import student_options
 from dataset import ArrayImages, Data, make_loader
-from distiller_zoo import get_method, methods
-from distiller_zoo.crd import CRD
-from distiller_zoo.options import number
-from distiller_zoo.tuned_heads import PATH_HEADS, heads_name
+from distiller_zoo import get_method, make_terms, methods
+from distiller_zoo.crd import CRDMethod
+from distiller_zoo.options import PATH_HEADS
 from errors import UsageError
-from helper import cli
+from flags import number
 from helper.allocator import keep_freed_memory
-from helper.checkpoint import Training, weights_hash
 from helper.compiling import Compiled, compile_objective
-from helper.device import PRECISIONS, choose_device, seed_everything
-from helper.fit import make_optimizer
+from helper.device import PRECISIONS, choose_device
 from helper.frozen import prepare_teacher
-from helper.loop import StopSignal, train_epoch
+from helper.loop import train_epoch
 from helper.meters import Meters
 from helper.objective import Objective
-from helper.options import student_options
-from helper.run import Run
-from helper.tuning import TunedHeads, save_heads
+from helper.optim import constant, make_optimizer
+from helper.seeds import seed_everything
+from helper.state import Training
+from helper.stop import StopSignal
 from models import check_name, create_model, feature_shapes
 from models.heads import HEAD_TYPES, Heads
+from models.probe import weights_hash
+from models.tuned import heads_name, save_heads
+from runs.directory import Run
+from runs.record import RunRecord
+from tasks import CLASSIFICATION as task
 
 N_DATA, CLASSES, SIZE = 50_000, 100, 32
 COLUMNS = ("pair", "method", "compiled", "plain img/s", "fast img/s", "fast over plain", "fast over ceiling",
@@ -79,6 +84,8 @@ def main(argv=None):
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)  # the process that measures one path's memory
     opt = parser.parse_args(argv)
     device = choose_device(opt.gpu_id, opt.precision)
+    if device.device.type == "cpu":
+        keep_freed_memory()
     seed_everything(0, False)  # as a run does: cuDNN tries its algorithms
     torch._dynamo.config.recompile_limit = 1000  # one process compiles many objectives
     pairs, names = opt.pair, list(methods) if opt.all else opt.method
@@ -173,57 +180,65 @@ class Bench:
         self._fast = self._plain = None
 
     def make(self, device, crd=None, fast=False):
-        """(Objective, optimiser, options), as train_student.py has them; crd takes the place of the zoo's CRD."""
+        """(Objective, options), as train_student.py has them; crd takes the place of the zoo's CRDMethod."""
         torch.manual_seed(0)
         layout = torch.channels_last if fast else torch.contiguous_format
         student, teacher = (create_model(name, CLASSES).to(device.device, memory_format=layout)
                             for name in (self.student_name, self.teacher_name))
-        cls = get_method(self.name)
+        composed = get_method(self.name)
         with tempfile.TemporaryDirectory() as directory:
-            options = self._options(cls, teacher, directory)
-            teacher = teacher.eval().requires_grad_(False) if cls.needs_teacher else None
-            cls = crd if crd and cls is CRD else cls
-            method = cls(student, teacher, options).to(device.device)
+            options = self._options(composed, teacher, directory)
+            teacher = teacher.eval().requires_grad_(False) if composed.needs_teacher else None
+            if crd and composed.method is CRDMethod:
+                composed = composed._replace(method=crd)
+            method, modifiers = (part.to(device.device) for part in composed.build(student, teacher, options))
         if fast:
             teacher = prepare_teacher(teacher, device, SIZE)
-        objective = Objective(student, device, teacher, method, options.gamma, options.alpha, options.beta,
-                              options.kd_T)
+        terms = make_terms(task.criterion, options, method, modifiers.values())
+        objective = Objective(student, device, terms, teacher, method, modifiers)
         if fast:
-            options.compile = self.opt.compile
             try:
-                compile_objective(objective, options, device, 0)
+                compile_objective(objective, options.but(compile=self.opt.compile), device, self._loader())
             except UsageError as error:
                 print(f"note: {self.name}: {error}", file=sys.stderr)
-        return objective, make_optimizer(objective, options)[0], options
+        return objective, options
 
-    def _options(self, cls, teacher, directory):
+    def _loader(self):
+        return make_loader(self.data, self.data.train, kind="device", batch_size=self.opt.batch_size, train=True,
+                           device=self.device.device)
+
+    def _options(self, composed, teacher, directory):
         """The options that the method needs; new heads or peers where it learns from such."""
         args = ["--distill", self.name, "--model_s", self.student_name, "--batch_size", str(self.opt.batch_size),
                 "--learning_rate", "0.0001"]
-        args += ["--path_t", directory] if cls.needs_teacher else ["--peers", self.teacher_name]
-        opt = student_options(args)
-        opt.image_size, opt.num_classes, opt.n_data = SIZE, CLASSES, N_DATA
-        opt.targets, opt.teacher_hash = torch.arange(N_DATA) % CLASSES, weights_hash(teacher)
-        if PATH_HEADS in cls.options:
+        args += ["--path_t", directory] if composed.needs_teacher else ["--peers", self.teacher_name]
+        opt = student_options(args).but(image_size=SIZE, num_classes=CLASSES, n_data=N_DATA,
+                                        targets=torch.arange(N_DATA) % CLASSES, teacher_hash=weights_hash(teacher))
+        if PATH_HEADS in composed.options:
             for kind in HEAD_TYPES:
-                heads = TunedHeads(Heads(feature_shapes(teacher, SIZE)[1:-1], None, CLASSES, kind))
-                save_heads(Path(directory, f"{heads_name(kind)}.pth"), heads, opt,
-                           {"arch": self.teacher_name, "hash": opt.teacher_hash, "accuracy": None})
+                heads = Heads(feature_shapes(teacher, SIZE)[1:-1], None, CLASSES, kind)
+                save_heads(Path(directory, f"{heads_name(kind)}.pth"), heads, {
+                    "num_classes": CLASSES, "image_size": SIZE, "teacher_arch": self.teacher_name,
+                    "teacher_hash": opt.teacher_hash})
         return opt
 
     def has_plain(self):
         """Is there a plain path? Not of crd+th: its CRD would be the fast one."""
-        return getattr(get_method(self.name), "base", None) is not CRD
+        composed = get_method(self.name)
+        return composed.method is not CRDMethod or not composed.modifiers
 
     def is_compiled(self):
         """Did the fast path run compiled?"""
         forward = self._fast_parts()[0].forward
         return isinstance(forward, Compiled) and forward.compiled is not None
 
+    def _make_plain(self, device, crd):
+        objective, options = self.make(device, crd)
+        return objective, make_optimizer(objective.trained_parameters(), options)
+
     def plain(self):
         if self._plain is None:
-            self._plain = PlainPath(lambda device, crd: self.make(device, crd)[:2], self.data, self.opt.batch_size,
-                                    self.device, self.opt.workers)
+            self._plain = PlainPath(self._make_plain, self.data, self.opt.batch_size, self.device, self.opt.workers)
         keep_freed_memory(False)
         try:
             return self._plain()
@@ -244,17 +259,15 @@ class Bench:
         for _ in range(self.opt.steps):
             objective.zero_grad(set_to_none=True)
             objective(self.batch).total.backward()
-            for turn in range(1, objective.turns):
-                objective.turn(self.batch, turn).total.backward()
+            for update in range(1, objective.updates):
+                objective(self.batch, update).total.backward()
         return self._seconds(start)
 
     def _fast_parts(self):
         if self._fast is None:
-            objective, optimizer, _ = self.make(self.device, fast=True)
-            loader = make_loader(self.data, self.data.train, kind="device", batch_size=self.opt.batch_size, train=True,
-                                 device=self.device.device)
-            scaler = torch.amp.GradScaler(self.device.device.type, enabled=self.device.precision == "fp16")
-            self._fast = objective, Training(objective, optimizer, None, scaler, loader, Meters(self.device.device))
+            objective, options = self.make(self.device, fast=True)
+            loader = self._loader()
+            self._fast = objective, make_training(objective, options, loader, self.device)
             self.batch = next(iter(loader))
         return self._fast
 
@@ -265,30 +278,38 @@ class Bench:
         return (time.perf_counter() - start) / self.opt.steps
 
 
+def make_training(objective, options, loader, device):
+    """helper.state.Training as helper.fit makes it."""
+    optimizer = make_optimizer(objective.trained_parameters(), options)
+    scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
+    meters = Meters(device.device, task)
+    return Training(objective, optimizer, constant(options.learning_rate), scaler, loader, meters)
+
+
 def turnaround(bench, epochs=5):
     """Seconds from an epoch's last step to the next one's first batch: averages, checkpoints, log, the new order of
     50,000 images; without the evaluation, whose time is the images'. Training goes on while files are written."""
-    objective, optimizer, options = bench.make(bench.device, fast=True)
+    objective, options = bench.make(bench.device, fast=True)
     images = ArrayImages(torch.zeros(N_DATA, SIZE, SIZE, 3, dtype=torch.uint8), torch.arange(N_DATA) % CLASSES)
     loader = make_loader(bench.data, images, kind="device", batch_size=bench.opt.batch_size, train=True,
                          device=bench.device.device)
-    meters, seconds = Meters(bench.device.device), []
-    scaler = torch.amp.GradScaler(bench.device.device.type, enabled=bench.device.precision == "fp16")
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [])
-    with tempfile.TemporaryDirectory() as directory, Run(directory, options, {}) as run:
-        run.resume(Training(objective, optimizer, scheduler, scaler, loader, meters), "test_acc")
+    training, seconds = make_training(objective, options, loader, bench.device), []
+    meters, optimizer = training.meters, training.optimizer
+    facts = {"arch": bench.student_name, "imagenet": False, "data": {"num_classes": CLASSES}}
+    record = RunRecord("student", dict(student_options(["--path_t", "."])), facts=facts)
+    with tempfile.TemporaryDirectory() as directory, Run(directory, record) as run:
+        run.resume(training, task, [])
         batch = next(iter(loader))
         for epoch in range(1, epochs + 1):
             for _ in range(bench.opt.steps):
                 losses = objective(batch)
                 losses.total.backward()
-                meters.update(losses, batch.target)
+                meters.update(losses, batch)
             optimizer.step()
             if bench.device.device.type == "cuda":
                 torch.cuda.synchronize()
             start = time.perf_counter()
-            run.finish_epoch({"epoch": epoch, "test_acc": float(epoch), **meters.read()})
-            scheduler.step()
+            run.finish_epoch({"epoch": epoch, task.key("test"): float(epoch), **meters.read()})
             loader.epoch += 1
             batch = next(iter(loader))
             seconds.append(time.perf_counter() - start)

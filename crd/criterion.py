@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from crd.memory import MemoryBank, MemoryQueue
-from distiller_zoo.base import Loss
-from distiller_zoo.unit import unit
+from losses import Loss, unit
 
 EPS = 1e-7
 SCORES_AT_ONCE = 2**22  # entries of (B, N) that exist at a time: 16 MB; a batch of 64 reads a bank of 50,000 once

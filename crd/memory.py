@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distiller_zoo.unit import unit
+from losses import unit
 
 
 class MemoryBank(nn.Module):

@@ -95,6 +95,7 @@ class Data:
     val: ImageSet
     test: ImageSet
     identity: str = ""  # changes when the images or their labels do; "" where the name says it all
+    imagenet: bool = False  # are networks that have a layout for ImageNet to take it (models.create_model)?
     padding: int | None = None  # pixels added on each side before the random crop; None: 4 at 32x32 (He et al. 2016),
     # and in proportion elsewhere
 

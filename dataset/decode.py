@@ -1,22 +1,16 @@
 """Image files to pixels: one at a time, or a whole list into a cache file that later runs map into memory."""
 import concurrent.futures
 import contextlib
-import glob
 import os
 import struct
 import sys
-import uuid
 
 import numpy as np
 import torch
 from PIL import Image
 
 from errors import UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from files import lock, writing
 
 # What Pillow raises on damaged files: the first four are all that 50,000 files of seven formats, cut short or with some
 # bytes changed, got out of Pillow 13; its source names the last two as well.
@@ -28,7 +22,7 @@ _CHUNK_BYTES = 32e6  # decoded at a time, so that decoding needs little memory h
 def decode(path, size):
     """The image file as a PIL RGB image of size x size pixels.
 
-    Shorter side resized to `size` (bilinear, antialiased), then the centre cut out. Of 16 bits the higher 8 are kept.
+    Shorter side resized to `size` (bilinear, antialiased), then the centre cut out. Keeps the higher 8 of 16 bits.
     Raises UsageError with the path.
     """
     with _named(path), Image.open(path) as file:
@@ -81,8 +75,12 @@ def cached_array(cache_file, paths, size):
     array = _map(cache_file, shape)
     if array is None:
         try:
-            _write_array(cache_file, paths, shape)
-            array = np.load(cache_file, mmap_mode="c")
+            os.makedirs(os.path.dirname(cache_file), exist_ok=True)
+            with lock(f"{cache_file}.lock"):  # of several runs that start at once, one decodes and the others wait
+                array = _map(cache_file, shape)
+                if array is None:
+                    _write_array(cache_file, paths, shape)
+                    array = np.load(cache_file, mmap_mode="c")
         except OSError as error:  # a read-only folder, a full disk
             print(f"note: decoding {len(paths)} images into memory, as the cache {cache_file} cannot be written: "
                   f"{error.strerror or error}", file=sys.stderr)
@@ -94,7 +92,7 @@ def cached_array(cache_file, paths, size):
 
 def _write_array(cache_file, paths, shape):
     """Decode the files into a .npy file of that shape. Raises OSError where it cannot be written."""
-    with written_whole(cache_file) as file:
+    with writing(cache_file) as file:
         print(f"decoding {len(paths)} images into {cache_file}", file=sys.stderr)
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
@@ -110,47 +108,6 @@ def _map(cache_file, shape):
     except (OSError, ValueError, EOFError):
         return None
     return array if isinstance(array, np.ndarray) and array.shape == shape and array.dtype == np.uint8 else None
-
-
-@contextlib.contextmanager
-def written_whole(path):
-    """A binary file that appears under `path` only once it is complete and on disk, and not at all if writing fails.
-
-    Two processes may write the same path at once: each has its own temporary file, and the last rename wins.
-    Raises OSError where the folder cannot be written.
-    """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # a disk that has no locks
-                    fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed or the process dies: see remove_abandoned
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            if fcntl is not None:
-                os.replace(temporary, path)  # still locked
-        if fcntl is None:
-            os.replace(temporary, path)  # Windows renames no open file
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)  # gone already after the rename
-
-
-def remove_abandoned(folder):
-    """Remove what processes that were killed in the middle of `written_whole` left in `folder`.
-
-    Files that a process is writing at this moment stay: on Unix they are locked, and Windows removes no open file.
-    """
-    for path in glob.glob(os.path.join(glob.escape(folder), "*.????????.tmp")):
-        with contextlib.suppress(OSError):  # locked, removed by another process just now, on a disk that has no locks
-            if fcntl is None:
-                os.unlink(path)
-            else:
-                with open(path, "rb+") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(path)
 
 
 @contextlib.contextmanager

@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 
 from dataset.data import Data, ImageSet, channel_stats
-from dataset.decode import cached_array, decode, decode_each, dimensions, remove_abandoned, written_whole
+from dataset.decode import cached_array, decode, decode_each, dimensions
 from errors import UsageError
+from files import remove_abandoned, write_text
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 FORMAT = 2  # raise it when decoding changes, and every cache is made anew
@@ -181,8 +182,8 @@ def _kept(path, keys, measure):
         if isinstance(facts, dict) and facts.keys() == keys:
             return facts
     facts = measure()
-    with contextlib.suppress(OSError), written_whole(path) as file:  # cached_array says it where nothing can be written
-        file.write(json.dumps(facts).encode())
+    with contextlib.suppress(OSError):  # cached_array says it where nothing can be written
+        write_text(path, json.dumps(facts))
     return facts
 
 
@@ -213,6 +214,6 @@ def _remove_stale(cache):
     folder, name = os.path.split(cache)
     where, content = name.split("-")[1:3]
     for path in glob.glob(os.path.join(glob.escape(folder), f"folder-{where}-*")):
-        if os.path.basename(path).split("-")[2] != content and not path.endswith(".tmp"):
+        if os.path.basename(path).split("-")[2] != content and not path.endswith((".tmp", ".lock")):
             with contextlib.suppress(OSError):  # removed by another process just now, or (Windows) open in one
                 os.unlink(path)

@@ -1,90 +1,103 @@
 """The distillation methods, by the name that `--distill` takes. A new one is a file of this folder and a line here."""
-from distiller_zoo.abound import ABLoss, ABound
-from distiller_zoo.attention import Attention, AttentionTransfer
-from distiller_zoo.attention_grad import GradientAttention, GradientAttentionTransfer
-from distiller_zoo.base import Features, Loss, Method, Option, Pretraining, Weights
-from distiller_zoo.correlation import Correlation, CorrelationCongruence, LinearEmbed
-from distiller_zoo.crd import CRD
-from distiller_zoo.dih import DIHLoss, IntermediateHeads
-from distiller_zoo.dml import DMLLoss, MutualLearning
-from distiller_zoo.factor import Factor, FactorTransfer, Paraphraser, Translator
-from distiller_zoo.fsp import FSP, FlowTransfer
-from distiller_zoo.hint import ConvReg, Hint, HintLoss
-from distiller_zoo.kd import KD, DistillKL
-from distiller_zoo.kde import KDE, EmbeddingDistance
-from distiller_zoo.kdmse import KDMSE, DistillMSE
-from distiller_zoo.kdsvd import KDSVD, SVDTransfer
-from distiller_zoo.mhkd import MHKDLoss, MultiHead
-from distiller_zoo.nst import NST, NSTLoss
-from distiller_zoo.pkt import PKT, ProbabilisticTransfer
-from distiller_zoo.projector import LogSum, Projector
-from distiller_zoo.reviewkd import ReviewKD
-from distiller_zoo.rkd import RKD, RKDLoss
-from distiller_zoo.semckd import CrossLayer, SemCKD
-from distiller_zoo.similarity import Similarity, SimilarityPreserving
-from distiller_zoo.simkd import ReusedClassifier, SimKD
-from distiller_zoo.srrl import SRRL, SoftmaxRegression
-from distiller_zoo.teacher_head import CRDTH, KDETH, KDTH, with_teacher_head
-from distiller_zoo.tofd import TaskOrientedFeatures, TOFDLoss
-from distiller_zoo.vid import VID, VIDLoss
+from distiller_zoo.abound import ABLoss, ABoundMethod
+from distiller_zoo.attention import Attention, AttentionMethod
+from distiller_zoo.attention_grad import AttentionGradMethod, GradientAttention
+from distiller_zoo.composition import Composition
+from distiller_zoo.correlation import Correlation, CorrelationMethod, LinearEmbed
+from distiller_zoo.crd import CRDMethod
+from distiller_zoo.dih import DIHLoss, DIHMethod
+from distiller_zoo.dml import DMLLoss, DMLMethod
+from distiller_zoo.factor import FactorMethod, FactorTransfer, Paraphraser, Translator
+from distiller_zoo.fsp import FSP, FSPMethod
+from distiller_zoo.hint import ConvReg, HintLoss, HintMethod
+from distiller_zoo.kd import DistillKL, KDMethod
+from distiller_zoo.kde import KDE, KDEMethod
+from distiller_zoo.kdmse import DistillMSE, KDMSEMethod
+from distiller_zoo.kdsvd import KDSVD, KDSVDMethod
+from distiller_zoo.method import LossWeights, Method, Modifier, Stage
+from distiller_zoo.mhkd import MHKDLoss, MHKDMethod
+from distiller_zoo.modifiers import modifiers
+from distiller_zoo.modifiers.teacher_head import DELTA
+from distiller_zoo.nst import NSTLoss, NSTMethod
+from distiller_zoo.pkt import PKT, PKTMethod
+from distiller_zoo.projector import LogSum, ProjectorMethod
+from distiller_zoo.reviewkd import ReviewKDMethod
+from distiller_zoo.rkd import RKDLoss, RKDMethod
+from distiller_zoo.semckd import SemCKD, SemCKDMethod
+from distiller_zoo.similarity import Similarity, SimilarityMethod
+from distiller_zoo.simkd import SimKD, SimKDMethod
+from distiller_zoo.srrl import SRRL, SRRLMethod
+from distiller_zoo.terms import Term, make_terms
+from distiller_zoo.tofd import TOFDLoss, TOFDMethod
+from distiller_zoo.vid import VIDLoss, VIDMethod
 from errors import unknown
+from flags import Option
+from losses import Loss
+from models.features import Features, Reads
 from models.shared_head import TeacherHead
 
-methods = {
-    "kd": KD,
-    "kdmse": KDMSE,
-    "hint": Hint,
-    "attention": AttentionTransfer,
-    "attention_grad": GradientAttentionTransfer,
-    "nst": NST,
-    "similarity": SimilarityPreserving,
-    "correlation": CorrelationCongruence,
-    "vid": VID,
-    "rkd": RKD,
-    "pkt": ProbabilisticTransfer,
-    "abound": ABound,
-    "factor": Factor,
-    "fsp": FlowTransfer,
-    "kdsvd": SVDTransfer,
-    "crd": CRD,
-    "srrl": SoftmaxRegression,
-    "semckd": CrossLayer,
-    "simkd": ReusedClassifier,
-    "reviewkd": ReviewKD,
-    "projector": Projector,
-    "dih": IntermediateHeads,
-    "mhkd": MultiHead,
-    "tofd": TaskOrientedFeatures,
-    "dml": MutualLearning,
-    "kde": EmbeddingDistance,
-    "kdth": KDTH,
-    "kdeth": KDETH,
-    "crdth": CRDTH,
+methods = {  # each a Method class, or a Composition
+    "kd": KDMethod,
+    "kdmse": KDMSEMethod,
+    "hint": HintMethod,
+    "attention": AttentionMethod,
+    "attention_grad": AttentionGradMethod,
+    "nst": NSTMethod,
+    "similarity": SimilarityMethod,
+    "correlation": CorrelationMethod,
+    "vid": VIDMethod,
+    "rkd": RKDMethod,
+    "pkt": PKTMethod,
+    "abound": ABoundMethod,
+    "factor": FactorMethod,
+    "fsp": FSPMethod,
+    "kdsvd": KDSVDMethod,
+    "crd": CRDMethod,
+    "srrl": SRRLMethod,
+    "semckd": SemCKDMethod,
+    "simkd": SimKDMethod,
+    "reviewkd": ReviewKDMethod,
+    "projector": ProjectorMethod,
+    "dih": DIHMethod,
+    "mhkd": MHKDMethod,
+    "tofd": TOFDMethod,
+    "dml": DMLMethod,
+    "kde": KDEMethod,
 }
-
-modifiers = {"th": with_teacher_head}  # METHOD+NAME: from a method's class, another one's
 
 
 def get_method(name):
-    """The Method class registered as `name`, or of 'NAME+th'. Raises UsageError naming the closest ones."""
-    name, *modified = name.split("+")
+    """The Composition of 'NAME' or 'NAME+MODIFIER+...'. Raises UsageError naming the closest ones."""
+    name, *names = name.split("+")
     if name not in methods:
         raise unknown("method", name, methods)
     method = methods[name]
-    for modifier in modified:
-        if modifier not in modifiers:
-            raise unknown("modifier of a method", modifier, modifiers)
-        method = modifiers[modifier](method)
-    return method
+    if not isinstance(method, Composition):
+        method = Composition(name, method, {}, method.weights)
+    return method.with_modifiers(names)
 
 
-__all__ = ["CRD", "CRDTH", "FSP", "KD", "KDE", "KDETH", "KDMSE", "KDSVD", "KDTH", "NST", "PKT", "RKD", "SRRL", "VID",
-           "ABLoss", "ABound", "Attention", "AttentionTransfer", "ConvReg", "Correlation",
-           "CorrelationCongruence", "CrossLayer", "DIHLoss", "DMLLoss", "DistillKL", "DistillMSE",
-           "EmbeddingDistance", "Factor", "FactorTransfer", "Features", "FlowTransfer", "GradientAttention",
-           "GradientAttentionTransfer", "Hint", "HintLoss", "IntermediateHeads", "LinearEmbed", "LogSum",
-           "Loss", "MHKDLoss", "Method", "MultiHead", "MutualLearning", "NSTLoss", "Option", "Paraphraser",
-           "Pretraining", "ProbabilisticTransfer", "Projector", "RKDLoss", "ReusedClassifier", "ReviewKD",
-           "SVDTransfer", "SemCKD", "SimKD", "Similarity", "SimilarityPreserving", "SoftmaxRegression",
-           "TOFDLoss", "TaskOrientedFeatures", "TeacherHead", "Translator", "VIDLoss", "Weights",
-           "get_method", "methods", "modifiers"]
+def _head_sharing(base, name, weights=None, **means):
+    """METHOD+th under a name and weights of its own: HeadSharingKD's."""
+    method = get_method(base)
+    weights = (weights or method.weights)._replace(means=means)
+    return method._replace(name=name, weights=weights)
+
+
+# HeadSharingKD's methods. -d is their delta; kdth's published weight of the teacher's head is --beta.
+methods["kdth"] = _head_sharing("kd+th", "kdth", LossWeights(
+    1.0, 1.5, 0.0, "HeadSharingKD, README; there beta is the weight of the teacher's head", DELTA), d="alpha", beta="delta")
+methods["kdeth"] = _head_sharing("kde+th", "kdeth", d="delta")
+methods["crdth"] = _head_sharing("crd+th", "crdth", LossWeights(0.9, 1.0, 0.8, "HeadSharingKD, README", DELTA),
+                                 d="delta")
+
+
+__all__ = ["FSP", "KDE", "KDSVD", "PKT", "SRRL", "ABLoss", "ABoundMethod", "Attention", "AttentionGradMethod",
+           "AttentionMethod", "CRDMethod", "Composition", "ConvReg", "Correlation", "CorrelationMethod", "DIHLoss",
+           "DIHMethod", "DMLLoss", "DMLMethod", "DistillKL", "DistillMSE", "FSPMethod", "FactorMethod",
+           "FactorTransfer", "Features", "GradientAttention", "HintLoss", "HintMethod", "KDEMethod", "KDMSEMethod",
+           "KDMethod", "KDSVDMethod", "LinearEmbed", "LogSum", "Loss", "LossWeights", "MHKDLoss", "MHKDMethod",
+           "Method", "Modifier", "NSTLoss", "NSTMethod", "Option", "PKTMethod", "Paraphraser", "ProjectorMethod",
+           "RKDLoss", "RKDMethod", "Reads", "ReviewKDMethod", "SRRLMethod", "SemCKD", "SemCKDMethod", "SimKD",
+           "SimKDMethod", "Similarity", "SimilarityMethod", "Stage", "TOFDLoss", "TOFDMethod", "TeacherHead", "Term",
+           "Translator", "VIDLoss", "VIDMethod", "get_method", "make_terms", "methods", "modifiers"]

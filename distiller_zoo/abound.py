@@ -7,11 +7,12 @@ L = 3/1000 * sum_l 2^(l-n) / B * sum max(0, m - sign(f_t) f_s)^2,   l = 1 ... n,
 import torch
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Pretraining, Weights
 from distiller_zoo.hint import ConvReg
+from distiller_zoo.method import LossWeights, Method, Stage
 from distiller_zoo.options import INIT_EPOCHS
-from distiller_zoo.pooling import pool_to_match
 from errors import UsageError
+from losses import Loss, pool_to_match
+from models.features import Reads
 from models.probe import on_meta, unwrap
 
 SCALE = 3 / 1000  # RepDistiller's, so that the usual learning rate suits the first stage
@@ -59,17 +60,16 @@ class Connector(nn.Module):
         return [connect(f_s) for connect, f_s in zip(self.connectors, maps_s, strict=True)]
 
 
-class ABound(Method):
+class ABoundMethod(Method):
     """Activation boundaries taught in a first stage; then cross-entropy (and KL) alone.
 
     As published, the student only starts from what it learnt here: in the main stage beta multiplies nothing, and the
     first stage's loss has no weight.
     """
 
-    weights = Weights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh, where beta multiplies 0 too")
+    weights = LossWeights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh, where beta multiplies 0 too")
     options = (INIT_EPOCHS,)
-    preact = True
-    has_loss = False
+    reads = None
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
@@ -84,12 +84,10 @@ class ABound(Method):
             on_meta(network, images, is_feat=True, preact=True)
         self.connector = Connector(s_maps, t_maps)
         self.loss = ABLoss(len(s_maps))
+        self.schedule = opt.init_epochs, opt.learning_rate
 
-    def pretraining(self, opt):
-        return Pretraining(opt.init_epochs, opt.learning_rate)
+    def stages(self):
+        return [Stage(*self.schedule, self._boundaries, Reads(preact=True), freeze=(self.connector,))]
 
-    def pretrain_loss(self, s, t, batch):
+    def _boundaries(self, s, t, batch):
         return self.loss(self.connector(s.maps), t.maps)
-
-    def end_pretraining(self):
-        self.connector.requires_grad_(False)

@@ -2,9 +2,9 @@
 
 L = sum_l 1 / (B H W) * sum_{b,hw} (q_s - q_t)^2,   q = a / ||a||_2 over hw,   a = 1/C * sum_c |f_c|^p
 """
-from distiller_zoo.base import Loss, Method, Weights
-from distiller_zoo.pooling import pool_to_match
-from distiller_zoo.unit import unit
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss, pool_to_match, unit
+from models.features import Reads
 
 
 class Attention(Loss):
@@ -34,11 +34,11 @@ class Attention(Loss):
         return unit(powers.mean(1).flatten(1), dim=1)  # (B, C, H, W) -> (B, HW)
 
 
-class AttentionTransfer(Method):
+class AttentionMethod(Method):
     """Where the student looks in each stage, turned to where the teacher does; a 1x1 map, of one place, adds 0."""
 
-    weights = Weights(1.0, 0.0, 1000.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper's 1e3")
-    maps_alone = True
+    weights = LossWeights(1.0, 0.0, 1000.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper's 1e3")
+    reads = Reads(maps=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

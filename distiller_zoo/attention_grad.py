@@ -5,7 +5,9 @@ L = 1 / (2 B) * sum_b ||J_s - J_t||_2,   J = dCE(z, y) / dx for each image x
 import torch
 import torch.nn.functional as F
 
-from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss
+from models.features import Reads
 
 
 class GradientAttention(Loss):
@@ -18,7 +20,7 @@ class GradientAttention(Loss):
         return torch.linalg.vector_norm((J_s - J_t.detach()).flatten(1), dim=1).mean() / 2
 
 
-class GradientAttentionTransfer(Method):
+class AttentionGradMethod(Method):
     """Which pixels the student's cross-entropy hangs on, turned to those of the teacher's.
 
     A step costs about six of kd's on a CPU (results/speed.md): the student's backward pass is itself differentiated,
@@ -27,8 +29,8 @@ class GradientAttentionTransfer(Method):
 
     # The paper's beta multiplies the same half norm, but no value of it is known to us. With 1 the term has the size of
     # cross-entropy: on digits, from resnet14 to resnet8, it stays at 0.26 to 0.28 while that falls from 2.2 to 0.3.
-    weights = Weights(1.0, 0.0, 1.0, "ours: none is published with certainty")
-    input_gradient = True
+    weights = LossWeights(1.0, 0.0, 1.0, "ours: none is published with certainty")
+    reads = Reads(input_gradient=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

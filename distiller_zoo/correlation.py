@@ -4,8 +4,9 @@ L = 1 / (B - 1) * sum_{i<B} sum_d delta_{i,d} delta_{i+1,d},   delta = |W_s f_s 
 """
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.method import LossWeights, Method
 from distiller_zoo.options import FEAT_DIM
+from losses import Loss
 
 
 class Correlation(Loss):
@@ -35,10 +36,10 @@ class LinearEmbed(nn.Module):
         return self.linear(x.flatten(1))
 
 
-class CorrelationCongruence(Method):
+class CorrelationMethod(Method):
     """Embeddings of student and teacher, both through a trained linear layer, compared over neighbouring samples."""
 
-    weights = Weights(1.0, 0.0, 0.02, "RepDistiller, scripts/run_cifar_distill.sh")
+    weights = LossWeights(1.0, 0.0, 0.02, "RepDistiller, scripts/run_cifar_distill.sh")
     options = (FEAT_DIM,)
 
     def __init__(self, student, teacher, opt):

@@ -3,12 +3,14 @@
 The student's embedding of an image is drawn to the teacher's of the same image, and away from those of other classes'
 images. The loss and its memory are in crd/.
 """
-from distiller_zoo.base import Method, Option, Weights
-from distiller_zoo.options import FEAT_DIM, number
+from crd import CRDLoss, CRDQueueLoss, NegativeSampler
+from distiller_zoo.method import LossWeights, Method
+from distiller_zoo.options import FEAT_DIM
 from errors import UsageError
+from flags import Option, number
 
 
-class CRD(Method):
+class CRDMethod(Method):
     """Contrast of the embeddings, with a bank of one entry per training image, or with a queue.
 
     Negatives are drawn on the device in every step. The two linear embeddings, banks and normalisers are checkpointed.
@@ -17,7 +19,7 @@ class CRD(Method):
     gradient are 26 million multiplications an image, in float32, where resnet8's passes take 38 million in bfloat16.
     """
 
-    weights = Weights(1.0, 0.0, 0.8, "RepDistiller, scripts/run_cifar_distill.sh; crd+kd: 1, 1, 0.8")
+    weights = LossWeights(1.0, 0.0, 0.8, "RepDistiller, scripts/run_cifar_distill.sh; crd+kd: 1, 1, 0.8")
     options = (
         FEAT_DIM,
         Option(("--nce_k",), {"type": number(int, at_least=1), "default": 16384, "metavar": "K",
@@ -35,7 +37,6 @@ class CRD(Method):
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
-        from crd import CRDLoss, CRDQueueLoss, NegativeSampler  # here, because crd builds on this package's Loss
         settings = (self.s_shapes[-1][0], self.t_shapes[-1][0], opt.n_data, opt.feat_dim, opt.nce_k, opt.nce_t)
         if opt.nce_memory == "queue":
             if opt.mode == "relax":

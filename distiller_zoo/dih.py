@@ -3,15 +3,16 @@
 L = sum_b (1 - a_b) * CE(z_s, y) + a_b * KL_T(z_s, z_t_b),   b = 0: the teacher's classifier, b = 1 ... k: its heads
 KL_T as in kd, with its T^2
 """
-from typing import ClassVar
-
 import torch.nn.functional as F
 
-from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.kd import DistillKL
-from distiller_zoo.options import number
-from distiller_zoo.tuned_heads import HEAD_STAGES, PATH_HEADS, tuned_heads
+from distiller_zoo.method import LossWeights, Method
+from distiller_zoo.options import HEAD_STAGES, PATH_HEADS
 from errors import UsageError, unknown
+from flags import Option, number
+from losses import Loss
+from models.features import Reads
+from models.tuned import tuned_heads
 
 
 class DIHLoss(Loss):
@@ -72,15 +73,15 @@ def alpha_list(text):
     return alphas if len(alphas) > 1 else alphas[0]
 
 
-class IntermediateHeads(Method):
+class DIHMethod(Method):
     """The teacher's own classifier and those that train_heads.py put on its stages, all teaching the student at once.
 
     The loss has cross-entropy and KL in it, so gamma and alpha are 0 and beta is 1; -a is --dih_alpha.
     """
 
-    weights = Weights(0.0, 0.0, 1.0, "DIH, README: alpha 0.1 and T 5 within", kd_T=5.0)
-    synonyms: ClassVar = {"d": "dih_alpha", "alpha": "dih_alpha"}
-    tuned_on_teacher = "flat"
+    weights = LossWeights(0.0, 0.0, 1.0, "DIH, README: alpha 0.1 and T 5 within", kd_T=5.0,
+                          means={"d": "dih_alpha", "alpha": "dih_alpha"})
+    reads = Reads(heads="flat")
     options = (
         PATH_HEADS, HEAD_STAGES,
         Option(("--dih_alpha",), {"type": alpha_list, "metavar": "A[,A,...]", "help": "dih: the KL's share of a "
@@ -92,7 +93,7 @@ class IntermediateHeads(Method):
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
-        self.heads = tuned_heads(opt, self.t_shapes, self.tuned_on_teacher)
+        self.heads = tuned_heads(opt, self.t_shapes, self.reads.heads, opt.head_stages)
         self.loss = DIHLoss(0.1 if opt.dih_alpha is None else opt.dih_alpha, opt.kd_T, opt.dih_reduction)
         self.loss.alphas(1 + len(self.heads.module))  # raises UsageError
 

@@ -2,16 +2,17 @@
 
 L_i = (1 - a) * CE(z_i, y) + a / (P - 1) * sum_{j != i} KL_T(z_i, z_j),   P networks, KL_T as in kd, with its T^2
 """
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.kd import DistillKL
+from distiller_zoo.method import LossWeights, Method
+from flags import Option
+from losses import Loss
 from models import check_batches, check_name, create_model
-from models.norm import still_statistics
+from models.features import Reads
+from models.norm import freeze_bn_statistics
 
 
 class DMLLoss(Loss):
@@ -52,7 +53,7 @@ def name_list(text):
     return names
 
 
-class MutualLearning(Method):
+class DMLMethod(Method):
     """The student and its peers, all untrained, learning from the labels and from each other, in turn on every batch.
 
     There is no teacher. The peers are the method's own, trained and checkpointed with it; the student is what is kept.
@@ -63,9 +64,9 @@ class MutualLearning(Method):
     and the peers backwards too.
     """
 
-    weights = Weights(0.9, 0.0, 0.1, "DIH's DML; the paper: 1, 0, 1", kd_T=1.0)
-    synonyms: ClassVar = {"d": "beta", "alpha": "beta"}
-    needs_teacher = False
+    weights = LossWeights(0.9, 0.0, 0.1, "DIH's DML; the paper: 1, 0, 1", kd_T=1.0,
+                          means={"d": "beta", "alpha": "beta"})
+    reads = Reads(teacher=False)
     options = (Option(("--peers",), {"type": name_list, "metavar": "NAME,NAME,...",
                                      "help": "dml: networks that learn beside the student; default: one more of "
                                      "its kind"}),)
@@ -77,20 +78,20 @@ class MutualLearning(Method):
         for peer in self.peers:
             check_batches(peer, opt.image_size, opt.n_data, opt.batch_size)
         self.peers.to(memory_format=torch.channels_last)
-        self.turns = 1 + len(names)
+        self.updates = 1 + len(names)
         self.loss = DMLLoss(opt.beta, opt.kd_T, opt.gamma)
 
     def forward(self, s, t, batch):
         """The student's part but for its cross-entropy, which gamma weighs in the objective."""
         return self.loss.divergence(s.logits, self._predictions(self.peers, batch))
 
-    def turn_loss(self, turn, s, batch):
-        learner = self.peers[turn - 1]
+    def update_loss(self, update, s, batch):
+        learner = self.peers[update - 1]
         others = self._predictions([peer for peer in self.peers if peer is not learner], batch)
         return self.loss(learner(batch.images), [s.logits, *others], batch.target)
 
     @torch.no_grad()
     def _predictions(self, peers, batch):
         """Present logits (B, K) of each; its own turn is the one pass on a batch that a network's statistics see."""
-        with still_statistics(*peers):
+        with freeze_bn_statistics(*peers):
             return [peer(batch.images) for peer in peers]

@@ -6,12 +6,12 @@ P: the encoder of an autoencoder of the teacher's last map (paraphraser);   T: t
 import torch
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Pretraining, Weights
 from distiller_zoo.hint import HintLoss
+from distiller_zoo.method import LossWeights, Method, Stage
 from distiller_zoo.options import INIT_EPOCHS
-from distiller_zoo.pooling import pool_to_match
-from distiller_zoo.unit import unit
 from errors import UsageError
+from losses import Loss, pool_to_match, unit
+from models.features import Reads
 
 
 class FactorTransfer(Loss):
@@ -86,12 +86,11 @@ def _stack(conv, channels, norm):
     return nn.Sequential(*layers)
 
 
-class Factor(Method):
+class FactorMethod(Method):
     """The teacher's last map, paraphrased by an autoencoder that a first stage trains, matched by the student's."""
 
-    weights = Weights(1.0, 0.0, 200.0, "RepDistiller, scripts/run_cifar_distill.sh")
+    weights = LossWeights(1.0, 0.0, 200.0, "RepDistiller, scripts/run_cifar_distill.sh")
     options = (INIT_EPOCHS,)
-    pretrains_student = False
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
@@ -103,24 +102,20 @@ class Factor(Method):
         self.paraphraser = Paraphraser(t_shape)
         self.translator = Translator(s_shape, t_shape)
         self.loss = FactorTransfer()
-        self.reconstruction = HintLoss()
+        self.reconstruction, self.init_epochs = HintLoss(), opt.init_epochs
 
     def forward(self, s, t, batch):
         with torch.no_grad():
             g_t = self.paraphraser(t.feats[-2])
         return self.loss(self.translator(s.feats[-2]), g_t)
 
-    def pretraining(self, opt):
+    def stages(self):
         # RepDistiller takes 0.01 for resnet and wrn students, the student's rate for others; but the paraphraser never
         # sees the student, so it is 0.01 for all.
-        return Pretraining(opt.init_epochs, 0.01)
+        return [Stage(self.init_epochs, 0.01, self._reconstruct, Reads(student=False), freeze=(self.paraphraser,))]
 
-    def pretrain_loss(self, s, t, batch):
+    def _reconstruct(self, s, t, batch):
         return self.reconstruction(self.paraphraser.reconstruct(t.feats[-2]), t.feats[-2])
-
-    def end_pretraining(self):
-        self.paraphraser.requires_grad_(False)
-        self.train(self.training)
 
     def train(self, mode=True):
         super().train(mode)

@@ -4,10 +4,10 @@ L = sum_l 1 / (B C C') * sum (G_s - G_t)^2,   G = 1 / (H W) * sum_hw f_{l+1,c} f
 """
 from itertools import pairwise
 
-from distiller_zoo.base import Loss, Method, Pretraining, Weights
+from distiller_zoo.method import LossWeights, Method, Stage
 from distiller_zoo.options import INIT_EPOCHS
-from distiller_zoo.pooling import pool_to_match
 from errors import UsageError
+from losses import Loss, pool_to_match
 
 
 class FSP(Loss):
@@ -29,16 +29,16 @@ def _flow(bottom, top):
     return top @ bottom.mT / top.shape[2]  # a batched product: never (B, C, C', HW)
 
 
-class FlowTransfer(Method):
+class FSPMethod(Method):
     """How each stage's map follows from the one before, taught in a first stage; then cross-entropy (and KL) alone.
 
     As published, the student only starts from what it learnt here: in the main stage beta multiplies nothing, and the
     first stage's loss has no weight.
     """
 
-    weights = Weights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh, where beta multiplies 0 too")
+    weights = LossWeights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh, where beta multiplies 0 too")
     options = (INIT_EPOCHS,)
-    has_loss = False
+    reads = None
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
@@ -48,9 +48,10 @@ class FlowTransfer(Method):
                              "be compared: use two networks of one family and width, such as resnet56 and resnet20, "
                              "resnet32x4 and resnet8x4, wrn_40_2 and wrn_16_2, vgg13 and vgg8")
         self.loss = FSP()
+        self.schedule = opt.init_epochs, opt.learning_rate
 
-    def pretraining(self, opt):
-        return Pretraining(opt.init_epochs, opt.learning_rate)
+    def stages(self):
+        return [Stage(*self.schedule, self._flow)]
 
-    def pretrain_loss(self, s, t, batch):
+    def _flow(self, s, t, batch):
         return self.loss(s.feats[:-1], t.feats[:-1])

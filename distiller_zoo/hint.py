@@ -5,10 +5,12 @@ L = 1 / (B C H W) * sum (r(f_s) - f_t)^2,   r: convolution, BatchNorm, ReLU
 import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Option, Pretraining, Weights
+from distiller_zoo.method import LossWeights, Method, Stage
 from distiller_zoo.options import INIT_EPOCHS
-from distiller_zoo.pooling import pool_to_match
 from errors import UsageError
+from flags import Option
+from losses import Loss, pool_to_match
+from models.features import Reads
 
 
 class HintLoss(Loss):
@@ -57,14 +59,14 @@ class ConvReg(nn.Module):
         return F.relu(f) if self.relu else f
 
 
-class Hint(Method):
+class HintMethod(Method):
     """A map of the student, through a trained regressor, turned into the teacher's map of the same position.
 
     Published in two stages: hint loss alone, then cross-entropy and KL (T 4, alpha 0.9) alone. The tables of later
     papers have the two losses together, which is what the default weights are for.
     """
 
-    weights = Weights(1.0, 0.0, 100.0, "RepDistiller, scripts/run_cifar_distill.sh; two-stage FitNet: 0.1, 0.9, 0")
+    weights = LossWeights(1.0, 0.0, 100.0, "RepDistiller, scripts/run_cifar_distill.sh; two-stage FitNet: 0.1, 0.9, 0")
     options = (
         Option(("--hint_layer",), {"type": int, "choices": range(5), "default": 2, "metavar": "0-4",
                                    "help": "hint: which map is matched, 0 being the stem's; 2 is RepDistiller's, 1 "
@@ -78,8 +80,8 @@ class Hint(Method):
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
         self.layer = opt.hint_layer
-        self.t_depth = self.layer + 1
-        self.has_loss = opt.hint_stage == "joint"
+        self.joint, self.schedule = opt.hint_stage == "joint", (opt.init_epochs, opt.learning_rate)
+        self.reads = Reads(depth=self.layer + 1) if self.joint else None
         s_maps, t_maps = self.s_shapes[:-1], self.t_shapes[:-1]  # the embedding has no height to convolve along
         common = min(len(s_maps), len(t_maps))
         if self.layer >= common:
@@ -91,11 +93,7 @@ class Hint(Method):
     def forward(self, s, t, batch):
         return self.loss(self.regressor(s.feats[self.layer]), t.feats[self.layer])
 
-    def pretraining(self, opt):
-        return None if self.has_loss else Pretraining(opt.init_epochs, opt.learning_rate)
-
-    def pretrain_loss(self, s, t, batch):
-        return self(s, t, batch)
-
-    def end_pretraining(self):
-        self.regressor.requires_grad_(False)
+    def stages(self):
+        if self.joint:
+            return []
+        return [Stage(*self.schedule, self.forward, Reads(depth=self.layer + 1), freeze=(self.regressor,))]

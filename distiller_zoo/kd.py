@@ -4,7 +4,8 @@ L = T^2 / B * sum_{b,c} p_t (log p_t - log p_s),   p = softmax(z / T)
 """
 import torch.nn.functional as F
 
-from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss
 
 
 class DistillKL(Loss):
@@ -26,9 +27,9 @@ class DistillKL(Loss):
         return self.T**2 * F.kl_div(log_p_s, log_p_t, reduction="batchmean", log_target=True)
 
 
-class KD(Method):
+class KDMethod(Method):
     """The KL term on the logits, which the objective computes for every method with an alpha, and nothing else."""
 
-    weights = Weights(0.1, 0.9, 0.0, "RepDistiller, scripts/run_cifar_distill.sh; SimKD's toolbox uses 1, 1, 0")
+    weights = LossWeights(0.1, 0.9, 0.0, "RepDistiller, scripts/run_cifar_distill.sh; SimKD's toolbox uses 1, 1, 0")
 
-    has_loss = False
+    reads = None

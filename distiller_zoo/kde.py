@@ -4,9 +4,9 @@ L = sum_b || e_s / ||e_s|| - e_t / ||e_t|| ||^2
 """
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.method import LossWeights, Method
 from distiller_zoo.options import TH_ADAPTER
-from distiller_zoo.unit import unit
+from losses import Loss, unit
 from models.shared_head import check_widths
 
 
@@ -23,12 +23,12 @@ class KDE(Loss):
         return (unit(e_s, dim=1) - unit(e_t.detach(), dim=1)).square().sum()
 
 
-class EmbeddingDistance(Method):
+class KDEMethod(Method):
     """The student's embedding, or a trained linear map of it where the widths differ, turned to the teacher's."""
 
     # At batch 64 the sum is some 60 to 100 for networks that know nothing of one another: with 0.02 it has the size of
     # cross-entropy.
-    weights = Weights(1.0, 1.0, 0.02, "ours: none is published")
+    weights = LossWeights(1.0, 1.0, 0.02, "ours: none is published")
     options = (TH_ADAPTER,)
 
     def __init__(self, student, teacher, opt):

@@ -4,7 +4,9 @@ L = 1 / (B K) * sum_{b,c} (p_s - p_t)^2,   p = softmax(z)
 """
 import torch.nn.functional as F
 
-from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss
+from models.features import Reads
 
 
 class DistillMSE(Loss):
@@ -17,12 +19,13 @@ class DistillMSE(Loss):
         return F.mse_loss(F.softmax(z_s, dim=1), F.softmax(z_t, dim=1))
 
 
-class KDMSE(Method):
+class KDMSEMethod(Method):
     """Student and teacher probabilities matched in the square."""
 
     # HeadSharingKD gives no weight. With 100 classes, 100 makes the term the squared distance per sample, of the size
     # of a cross-entropy; the mean over 100 classes alone would be a hundred times weaker.
-    weights = Weights(1.0, 0.0, 100.0, "ours: none is published")
+    weights = LossWeights(1.0, 0.0, 100.0, "ours: none is published")
+    reads = Reads(logits=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

@@ -7,9 +7,10 @@ from itertools import pairwise
 
 import torch
 
-from distiller_zoo.base import Loss, Method, Weights
-from distiller_zoo.unit import SHORTEST, unit
+from distiller_zoo.method import LossWeights, Method
 from errors import UsageError
+from losses import SHORTEST, Loss, unit
+from models.features import Reads
 
 SPARE = 3  # so many more vectors of the student than of the teacher are looked through for the best match
 
@@ -90,7 +91,7 @@ def leading_vectors(x, k):
     return v * flip, leading.clamp_min(0).sqrt()
 
 
-class SVDTransfer(Method):
+class KDSVDMethod(Method):
     """The leading singular vector of each stage's map, seen against that of the stage before.
 
     A step costs two of kd's for a small student on a CPU (results/speed.md): LAPACK decomposes every image's Gram
@@ -98,8 +99,8 @@ class SVDTransfer(Method):
     """
 
     # RepDistiller gives no weight. With 1 the term is 0.1 to 0.3 for networks of 100 classes at their start.
-    weights = Weights(1.0, 0.0, 1.0, "ours: none is published")
-    maps_alone = True
+    weights = LossWeights(1.0, 0.0, 1.0, "ours: none is published")
+    reads = Reads(maps=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

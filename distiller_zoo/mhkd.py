@@ -3,16 +3,16 @@
 L = KD_0 + sum_j CE(z_t_j, y) + beta * KD_j,   j = 1 ... k: the heads of both networks, 0: their final classifiers
 KD_j = (1 - a_j) * CE(z_s_j, y) + a_j * KL_T(z_s_j, z_t_j),   KL_T as in kd, with its T^2
 """
-from typing import ClassVar
-
 import torch.nn.functional as F
 
-from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.dih import alpha_list, branch_alphas
 from distiller_zoo.kd import DistillKL
-from distiller_zoo.options import SWITCH, number
-from distiller_zoo.tuned_heads import HEAD_STAGES, PATH_HEADS, tuned_heads
+from distiller_zoo.method import LossWeights, Method
+from distiller_zoo.options import HEAD_STAGES, PATH_HEADS
+from flags import SWITCH, Option, number
+from losses import Loss
 from models.heads import Heads
+from models.tuned import tuned_heads
 
 
 class MHKDLoss(Loss):
@@ -52,7 +52,7 @@ class MHKDLoss(Loss):
         return (1 - alpha) * F.cross_entropy(z_s, target) + alpha * self.kl(z_s, z_t)
 
 
-class MultiHead(Method):
+class MHKDMethod(Method):
     """Heads of two convolutions on stages of both networks, each of the student's learning from the teacher's.
 
     The teacher's heads learn with the student, as published, or come ready from train_heads.py --head_type conv with
@@ -63,8 +63,8 @@ class MultiHead(Method):
     as resnet8.
     """
 
-    weights = Weights(0.0, 0.0, 1.0, "DIH's MHKD: alpha 0.1, 0.5 for the heads and T 4 within")
-    synonyms: ClassVar = {"d": "mhkd_alpha", "alpha": "mhkd_alpha"}
+    weights = LossWeights(0.0, 0.0, 1.0, "DIH's MHKD: alpha 0.1, 0.5 for the heads and T 4 within",
+                          means={"d": "mhkd_alpha", "alpha": "mhkd_alpha"})
     options = (
         PATH_HEADS, HEAD_STAGES,
         Option(("--mhkd_alpha",), {"type": alpha_list, "metavar": "A[,A,...]", "help": "mhkd: the KL's share of a pair "
@@ -80,8 +80,7 @@ class MultiHead(Method):
         settings = (stages, opt.num_classes, "conv")
         self.heads_s = Heads(self.s_shapes[1:-1], *settings)
         if opt.path_heads:
-            opt.head_stages = stages
-            self.heads_t = tuned_heads(opt, self.t_shapes, "conv")
+            self.heads_t = tuned_heads(opt, self.t_shapes, "conv", stages)
         else:
             self.heads_t = Heads(self.t_shapes[1:-1], *settings)
         alpha = 0.1 if opt.mhkd_alpha is None else opt.mhkd_alpha

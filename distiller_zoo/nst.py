@@ -5,9 +5,10 @@ x = f_c / ||f_c||_2 over hw,   k(x, y) = <x, y> (linear), <x, y>^2 (poly), exp(-
 """
 import torch
 
-from distiller_zoo.base import Loss, Method, Option, Weights
-from distiller_zoo.pooling import pool_to_match
-from distiller_zoo.unit import SHORTEST, unit
+from distiller_zoo.method import LossWeights, Method
+from flags import Option
+from losses import SHORTEST, Loss, pool_to_match, unit
+from models.features import Reads
 
 
 class NSTLoss(Loss):
@@ -89,13 +90,13 @@ def _inverse_lengths(gram):
     return squares.masked_fill(squares < SHORTEST**2, torch.inf).rsqrt()
 
 
-class NST(Method):
+class NSTMethod(Method):
     """Which neurons fire where: the distribution of the channels' activation patterns, stage by stage."""
 
-    weights = Weights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper: 50, gauss 100")
+    weights = LossWeights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper: 50, gauss 100")
     options = (Option(("--nst_kernel",), {"choices": ["linear", "poly", "gauss"], "default": "poly",
                                           "help": "nst: kernel between channels; published beta 50, 50, 100"}),)
-    maps_alone = True
+    reads = Reads(maps=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

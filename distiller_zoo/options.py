@@ -1,34 +1,20 @@
-"""Command line flags that several methods share, and their types. A flag of one method alone stands in its file."""
+"""Flags that several methods share. A flag of one method alone is in its file."""
 import argparse
-import math
 
-from distiller_zoo.base import Option
-
-
-def number(kind, at_least=None, above=None, below=None, at_most=None):
-    """An argparse type: a finite int or float within its bounds, inclusive (`at_least`, `at_most`) or not."""
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"'{text}' is not {'a whole' if kind is int else 'a finite'} number")
-        if at_least is not None and value < at_least:
-            raise argparse.ArgumentTypeError(f"{text} is below {at_least}")
-        if above is not None and value <= above:
-            raise argparse.ArgumentTypeError(f"{text} is not above {above}")
-        if below is not None and value >= below:
-            raise argparse.ArgumentTypeError(f"{text} is not below {below}")
-        if at_most is not None and value > at_most:
-            raise argparse.ArgumentTypeError(f"{text} is above {at_most}")
-        return value
-
-    return parse
+from flags import Option, Role, number
 
 
-SWITCH = {"type": int, "choices": [0, 1], "nargs": "?", "const": 1, "default": 0, "metavar": "0|1"}
+def stage_list(text):
+    """An argparse type: '1,3' -> [1, 3], stages counted from the shallowest."""
+    try:
+        stages = [int(part) for part in text.split(",")]
+    except ValueError:
+        stages = [0]
+    if stages != sorted(set(stages)) or stages[0] < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a rising list of stages such as 1,2,3")
+    return stages
+
+
 INIT_EPOCHS = Option(("--init_epochs",), {
     "type": number(int, at_least=0), "default": 30, "metavar": "N",
     "help": "hint in two stages, abound, factor, fsp: epochs of the first stage"})
@@ -38,3 +24,10 @@ TH_ADAPTER = Option(("--th_adapter",), {
 FEAT_DIM = Option(("--feat_dim",), {
     "type": number(int, at_least=1), "default": 128, "metavar": "D",
     "help": "correlation, crd: width of the embeddings that are compared"})
+PATH_HEADS = Option(("--path_heads",), {
+    "metavar": "DIR", "help": "dih, tofd, mhkd: the file that train_heads.py wrote, or its directory; default: beside "
+    "the teacher (dih, tofd); mhkd has new heads, which learn with the student, unless this names trained ones"},
+    Role.INPUT)
+HEAD_STAGES = Option(("--head_stages",), {
+    "type": stage_list, "metavar": "N,N,...", "help": "dih, mhkd, tofd, train_heads.py: stages with a classifier, 1 "
+    "being the shallowest; default: all (mhkd: 1,2; tofd: all but the last)"})

@@ -5,7 +5,8 @@ S_ij = (1 + cos(x_i, x_j)) / 2,   eps = 1e-7
 """
 import torch
 
-from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss
 
 EPS = 1e-7
 
@@ -30,10 +31,10 @@ def _neighbours(f):
     return likeness / likeness.sum(1, keepdim=True)  # a sample's likeness to itself keeps the sum from 0
 
 
-class ProbabilisticTransfer(Method):
+class PKTMethod(Method):
     """Neighbourhoods of a batch's embeddings: widths may differ, nothing is projected."""
 
-    weights = Weights(1.0, 0.0, 30000.0, "RepDistiller, scripts/run_cifar_distill.sh")
+    weights = LossWeights(1.0, 0.0, 30000.0, "RepDistiller, scripts/run_cifar_distill.sh")
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

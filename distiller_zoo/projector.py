@@ -6,9 +6,10 @@ corr: L = ln sum_i |c_i - 1|^4,   c_i = 1/B sum_b u_bi v_bi          (its RegNet
 """
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Option, Weights
-from distiller_zoo.unit import unit
+from distiller_zoo.method import LossWeights, Method
 from errors import UsageError, unknown
+from flags import Option
+from losses import Loss, unit
 from models.norm import BatchNorm2d
 
 # What keeps the logarithm finite at a perfect match. That of corr is published (its loss is then -11.5); diff has none,
@@ -81,14 +82,14 @@ class _Unit(nn.Module):
         return unit(e, dim=1)
 
 
-class Projector(Method):
+class ProjectorMethod(Method):
     """The student's embedding, projected, made to agree with the teacher's entry by entry or channel by channel.
 
     The published DeiT compares the mean of patch tokens with the pooled last map; here both are what the classifier
     reads. The projector is dropped after training.
     """
 
-    weights = Weights(1.0, 1.0, 2.0, "the authors' ResNet34 -> ResNet18 (diff); their DeiT (corr): 1, 1, 1", kd_T=1.0)
+    weights = LossWeights(1.0, 1.0, 2.0, "the authors' ResNet34 -> ResNet18 (diff); their DeiT (corr): 1, 1, 1", kd_T=1.0)
     options = (
         Option(("--projector_loss",), {"choices": ["diff", "corr"], "default": "diff",
                                        "help": "projector: the paper's difference, published with -b 2, or its "

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.epochs import EpochCounter
-from distiller_zoo.options import number
+from distiller_zoo.method import LossWeights, Method
+from flags import Option, number
+from losses import Loss
 from models.base import conv1x1, conv3x3
 from models.norm import BatchNorm2d
 
@@ -66,7 +67,7 @@ class ABF(nn.Module):
         return self.expand(f), f
 
 
-class ReviewKD(Method):
+class ReviewKDMethod(Method):
     """Each stage of the teacher, and its embedding as a 1x1 map, teaches all stages of the student as deep or deeper.
 
     Stages are paired from the deep end; the surplus of the network with more of them is left out. Maps are those after
@@ -80,17 +81,17 @@ class ReviewKD(Method):
     deepest stage's width to the teacher's at every resolution, are 18 million multiplications to resnet8's 13.
     """
 
-    weights = Weights(1.0, 0.0, 5.0, "the authors' default; theirs for resnet20 0.6, resnet32 1, ShuffleV2 8")
+    weights = LossWeights(1.0, 0.0, 5.0, "the authors' default; theirs for resnet20 0.6, resnet32 1, ShuffleV2 8")
     options = (Option(("--warmup_epochs",), {"type": number(int, at_least=0), "default": 20, "metavar": "N",
                                              "help": "reviewkd: epochs over which its loss rises to its full weight"}),)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
-        self.stages = min(len(self.s_shapes), len(self.t_shapes)) - 2  # neither stem nor embedding
-        s_channels, t_channels = ([shape[0] for shape in shapes[-self.stages - 1 :]]
+        self.n_stages = min(len(self.s_shapes), len(self.t_shapes)) - 2  # neither stem nor embedding
+        s_channels, t_channels = ([shape[0] for shape in shapes[-self.n_stages - 1 :]]
                                   for shapes in (self.s_shapes, self.t_shapes))
         c_mid = min(WIDEST, s_channels[-1])
-        last = self.stages
+        last = self.n_stages
         self.fusions = nn.ModuleList(ABF(c_s, c_mid, c_t, fuse=i < last)
                                      for i, (c_s, c_t) in enumerate(zip(s_channels, t_channels, strict=True)))
         self.loss = HCL()
@@ -105,7 +106,7 @@ class ReviewKD(Method):
         return self._warmup(len(maps_s[0])) * self.loss(outputs, maps_t)
 
     def _reviewed(self, features):
-        return [*features.maps[-self.stages :], features.embedding[:, :, None, None]]  # (B, D) -> (B, D, 1, 1)
+        return [*features.maps[-self.n_stages :], features.embedding[:, :, None, None]]  # (B, D) -> (B, D, 1, 1)
 
     def _warmup(self, images):
         """Factor of the loss: a number, or a tensor on the device, which costs no synchronisation."""

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from distiller_zoo.base import Loss, Method, Weights
-from distiller_zoo.unit import unit
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss, unit
 
 SHORTEST = 1e-6  # distance of two equal samples, as published
 CHUNK = 2**22  # elements of the largest tensor at a time: 16 MB in float32
@@ -65,10 +65,10 @@ def _angles(x, rows):
     return e @ e.mT
 
 
-class RKD(Method):
+class RKDMethod(Method):
     """The geometry of a batch's embeddings: widths may differ, nothing is projected."""
 
-    weights = Weights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh; 25 and 50 inside are the paper's")
+    weights = LossWeights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh; 25 and 50 inside are the paper's")
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Option, Weights
-from distiller_zoo.options import number
-from distiller_zoo.pooling import pool_to_match
-from distiller_zoo.unit import unit
+from distiller_zoo.method import LossWeights, Method
 from errors import UsageError
+from flags import Option, number
+from losses import Loss, pool_to_match, unit
 from models.base import conv1x1, conv3x3
+from models.features import Reads
 from models.norm import BatchNorm2d
 
 NARROWING = 4  # width of the batch over that of the MLPs' output; published, and not the flag --factor
@@ -109,17 +109,17 @@ class SemCKD(nn.Module):
         return self.gap(self.projectors[i][j](f_s), f_t)
 
 
-class CrossLayer(Method):
+class SemCKDMethod(Method):
     """Every stage of the student learns from every stage of the teacher, as attention over the batch decides.
 
     A step costs more than three of kd's for a small student (results/speed.md): each of the S x T projectors has a 3x3
     convolution between twice the teacher's channels, and together they are larger than the student.
     """
 
-    weights = Weights(1.0, 1.0, 400.0, "SimKD's toolbox, scripts/run_distill.sh")
+    weights = LossWeights(1.0, 1.0, 400.0, "SimKD's toolbox, scripts/run_distill.sh")
     options = (Option(("-s", "--soft"), {"type": number(float, above=0), "default": 1.0, "metavar": "T",
                                          "help": "semckd: temperature of its attention"}),)
-    maps_alone = True
+    reads = Reads(maps=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

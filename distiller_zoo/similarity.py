@@ -2,8 +2,9 @@
 
 L = 1 / B^2 * sum_{i,j} (G_s - G_t)^2,   G = F F^T with rows divided by their length,   F = f as (B, CHW)
 """
-from distiller_zoo.base import Loss, Method, Weights
-from distiller_zoo.unit import unit
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss, unit
+from models.features import Reads
 
 
 class Similarity(Loss):
@@ -23,11 +24,11 @@ class Similarity(Loss):
         return unit(rows @ rows.T, dim=1)  # (B, B)
 
 
-class SimilarityPreserving(Method):
+class SimilarityMethod(Method):
     """Samples that are alike in the teacher's last map are made alike in the student's."""
 
-    weights = Weights(1.0, 0.0, 3000.0, "RepDistiller, scripts/run_cifar_distill.sh")
-    maps_alone = True
+    weights = LossWeights(1.0, 0.0, 3000.0, "RepDistiller, scripts/run_cifar_distill.sh")
+    reads = Reads(maps=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

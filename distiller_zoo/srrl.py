@@ -7,7 +7,8 @@ from copy import deepcopy
 import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Weights
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss
 from models import get_classifier
 from models.base import conv1x1
 from models.norm import BatchNorm2d
@@ -33,10 +34,10 @@ class SRRL(Loss):
         return F.mse_loss(h, f_t.detach()) + F.mse_loss(self.classifier(h), z_t.detach())
 
 
-class SoftmaxRegression(Method):
+class SRRLMethod(Method):
     """The student's embedding made to mean to the teacher's classifier what the teacher's own does."""
 
-    weights = Weights(1.0, 1.0, 1.0, "SimKD's toolbox, scripts/run_distill.sh")
+    weights = LossWeights(1.0, 1.0, 1.0, "SimKD's toolbox, scripts/run_distill.sh")
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

@@ -3,18 +3,19 @@
 L = sum_i alpha * ||F_s_i W_i^T - F_t_i||_F + CE(z_s_i, y) + H(softmax(z_t_i / T), softmax(z_s_i / T))
     + beta * sum_i ||W_i W_i^T - I||_F + ||W_i^T W_i - I||_F,   i: the exits, F_i (B, D): the features there
 """
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Option, Weights
 from distiller_zoo.epochs import EpochCounter
-from distiller_zoo.options import SWITCH, number
-from distiller_zoo.tuned_heads import HEAD_STAGES, PATH_HEADS, tuned_heads
+from distiller_zoo.method import LossWeights, Method
+from distiller_zoo.options import HEAD_STAGES, PATH_HEADS
 from errors import UsageError
+from flags import SWITCH, Option, number
+from losses import Loss
+from models.features import Reads
 from models.heads import Heads
+from models.tuned import tuned_heads
 
 
 class TOFDLoss(Loss):
@@ -76,7 +77,7 @@ def temperature(epoch, t=3.0):
     return 1 + t / 250 * (epoch + 1)
 
 
-class TaskOrientedFeatures(Method):
+class TOFDMethod(Method):
     """Exits through separable convolutions on the early stages of both networks, and their ends as the last exit.
 
     The teacher's exits come from train_heads.py --head_type sepconv. The student's are dropped after training. The loss
@@ -90,9 +91,9 @@ class TaskOrientedFeatures(Method):
     on any network, and nothing else of the published ones.
     """
 
-    weights = Weights(0.0, 0.0, 1.0, "DIH's TOFD: alpha 0.05, beta 0.03, t 3 within")
-    synonyms: ClassVar = {"d": "tofd_alpha", "alpha": "tofd_alpha"}
-    tuned_on_teacher = "sepconv"
+    weights = LossWeights(0.0, 0.0, 1.0, "DIH's TOFD: alpha 0.05, beta 0.03, t 3 within",
+                          means={"d": "tofd_alpha", "alpha": "tofd_alpha"})
+    reads = Reads(heads="sepconv")
     options = (
         PATH_HEADS, HEAD_STAGES,
         Option(("--tofd_alpha",), {"type": number(float, at_least=0), "metavar": "A",
@@ -116,8 +117,7 @@ class TaskOrientedFeatures(Method):
             raise UsageError(f"tofd: there is no stage for an exit before the last, the stage maps being "
                              f"{self.s_shapes[1:-1]} (student) and {self.t_shapes[1:-1]} (teacher): choose from 1 to "
                              f"{last} with --head_stages")
-        opt.head_stages = stages
-        self.heads_t = tuned_heads(opt, self.t_shapes, self.tuned_on_teacher)
+        self.heads_t = tuned_heads(opt, self.t_shapes, self.reads.heads, stages)
         self.heads_s = Heads(self.s_shapes[1:-1], stages, opt.num_classes, "sepconv")
         s_dims, t_dims = ([shapes[-2][0]] * len(stages) for shapes in (self.s_shapes, self.t_shapes))
         if not self.faithful:  # the last exit's feature is the embedding

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.base import Loss, Method, Weights
-from distiller_zoo.pooling import pool_to_match
+from distiller_zoo.method import LossWeights, Method
+from losses import Loss, pool_to_match
 from models.base import conv1x1
+from models.features import Reads
 
 
 class VIDLoss(Loss):
@@ -41,11 +42,11 @@ class VIDLoss(Loss):
         return 0.5 * ((mean - f_t).square() / variance + variance.log()).mean()
 
 
-class VID(Method):
+class VIDMethod(Method):
     """The information that the student's stages hold about the teacher's, bounded from below and raised."""
 
-    weights = Weights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh; SimKD's toolbox uses 1, 1, 1")
-    maps_alone = True
+    weights = LossWeights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh; SimKD's toolbox uses 1, 1, 1")
+    reads = Reads(maps=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

@@ -10,13 +10,13 @@ import torch._functorch.config as functorch_config
 from errors import UsageError
 
 # Steps after which compiling has earned its time back. On 2 CPU cores it takes half a minute at most, and then saves 4
-# to 8 ms a step (results/speed.md); that of a GPU was never measured.
-EARNS_BACK = {"cpu": 10_000, "cuda": 20_000}
+# to 8 ms a step (results/speed.md). On a GPU "auto" never compiles: CUDA graphs of these losses have not run yet.
+EARNS_BACK = {"cpu": 10_000}
 GRAPH_WARM_UPS = 2  # calls after the first in which CUDA graphs are recorded
 
 
-def compile_objective(objective, opt, device, steps):
-    """Have `objective` run compiled on full batches, if --compile says so; opt.compile becomes "on" or "off".
+def compile_objective(objective, opt, device, loader):
+    """Have `objective` run compiled on full batches, if --compile says so. Returns "on" or "off".
 
     Shapes are static: a last batch that is smaller runs as it would without compiling, and so does all where the
     compiler fails, with a note. On a GPU the compiled step is a CUDA graph. The frozen teacher's weights are not made
@@ -24,27 +24,27 @@ def compile_objective(objective, opt, device, steps):
 
     Args:
         objective: a module, batch -> Losses; its parameters, their names and its state stay as they are.
-        steps: of the whole run; "auto" compiles one that lasts long enough to earn the time back.
+        loader: of the training images; "auto" compiles a run of as many steps as earn the time back.
 
     Raises:
         UsageError: --compile on for what cannot be compiled.
     """
-    obstacle = _obstacle(objective, device, opt)
-    if opt.compile == "auto":
-        opt.compile = "on" if steps >= EARNS_BACK[device.device.type] and obstacle is None else "off"
-    if opt.compile == "off":
-        return
+    obstacle = _obstacle(objective, device, opt.batch_size, len(loader.images))
+    long_enough = opt.epochs * len(loader) >= EARNS_BACK.get(device.device.type, float("inf"))
+    if opt.compile == "off" or (opt.compile == "auto" and not (long_enough and obstacle is None)):
+        return "off"
     if obstacle:
         raise UsageError(f"--compile on: {obstacle}; leave it out")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it says where there is no CUDA
     objective.forward = Compiled(objective.forward, opt.batch_size, device.device.type == "cuda")
+    return "on"
 
 
-def _obstacle(objective, device, opt):
+def _obstacle(objective, device, batch_size, n_data):
     """Why the objective cannot be compiled, or None."""
-    if opt.n_data < opt.batch_size:
-        return f"no batch would be full, there being {opt.n_data} images for --batch_size {opt.batch_size}"
-    if objective.method is not None and objective.method.input_gradient:
+    if n_data < batch_size:
+        return f"no batch would be full, there being {n_data} images for --batch_size {batch_size}"
+    if getattr(objective, "input_gradient", False):
         return "this method differentiates twice, which torch.compile does not"
     if len(device.device_ids) > 1:
         return "several GPUs (DataParallel) copy the networks in each step"
@@ -66,9 +66,9 @@ class Compiled:
         self.compiled = torch.compile(forward, dynamic=False, mode="reduce-overhead" if graphs else None)
         self.on_trial = 1 + GRAPH_WARM_UPS if graphs else 1  # calls that may still fail
 
-    def __call__(self, batch):
-        if self.compiled is None or len(batch.target) != self.batch_size:
-            return self.forward(batch)
+    def __call__(self, batch, update=0):
+        if update or self.compiled is None or len(batch.target) != self.batch_size:
+            return self.forward(batch, update)
         if self.graphs:
             torch.compiler.cudagraph_mark_step_begin()  # the outputs of the step before may be overwritten
         if not self.on_trial:

@@ -1,15 +1,12 @@
 """Where the networks run and in which precision; seeds."""
 import os
-import random
 import sys
 from contextlib import nullcontext
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from errors import UsageError
-from helper.allocator import keep_freed_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,8 +53,6 @@ def choose_device(gpu_id, precision, deterministic=False):
     if ids:
         torch.cuda.set_device(ids[0])
     device = torch.device(f"cuda:{ids[0]}" if ids else "cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
     if precision == "auto":
         precision = "bf16" if _bf16_is_fast(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
@@ -85,33 +80,3 @@ def _bf16_is_fast(device):
         return torch.cuda.get_device_capability(device)[0] >= 8  # Ampere
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so not relied upon
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
-def seed_everything(seed, deterministic):
-    """Seed every random generator; with `deterministic`, refuse GPU kernels whose result depends on timing."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        torch.use_deterministic_algorithms(True)
-
-
-def random_state():
-    """The state of every global random generator, as tensors and plain values that torch.load(weights_only) reads."""
-    version, state, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": [version, list(state), gauss], "torch": torch.get_rng_state(), "cuda": cuda,
-            "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached]}
-
-
-def set_random_state(state):
-    """Undo `random_state`. GPU generators are restored as far as this machine has as many GPUs."""
-    version, python, gauss = state["python"]
-    random.setstate((version, tuple(python), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

@@ -7,14 +7,14 @@ _NEVER = 2**62
 
 
 class Meters:
-    """Sample-weighted sums of the loss terms and of correct predictions since `reset`.
+    """Sample-weighted sums of the loss terms and of the task's hits since `reset`.
 
     `update` only queues operations on the device; `read` is the synchronisation point. The first step at which a term
     was not finite is remembered on the device too.
     """
 
-    def __init__(self, device):
-        self.device = device
+    def __init__(self, device, task):
+        self.device, self.task = device, task
         self.reset()
 
     def reset(self):
@@ -24,21 +24,27 @@ class Meters:
         self.samples = 0
         self.seconds = 0.0  # spent on these steps; kept here so that an interrupted epoch's time adds up
 
-    def update(self, losses, target):
-        """Add a batch: losses is an Objective's Losses, target (B,)."""
+    def update(self, losses, batch):
+        """Add a batch (dataset.Batch): losses is an Objective's Losses.
+
+        Raises UsageError if the terms are not those of the steps before.
+        """
         values = torch.stack([term.detach().float() for term in losses.terms.values()])  # (terms,)
         if self.sums is None:
             self.names = list(losses.terms)
             self.sums = torch.zeros(len(values), dtype=torch.float64, device=self.device)
             self.bad_step = torch.full((len(values),), _NEVER, dtype=torch.int64, device=self.device)
+        elif self.names != list(losses.terms):
+            raise UsageError(f"the loss has terms {list(losses.terms)} at step {self.step + 1}, and had {self.names}: a "
+                             "method has to give the same terms in every step")
         self.step += 1
-        self.sums.add_(values, alpha=len(target))
+        self.sums.add_(values, alpha=len(batch.target))
         self.bad_step.clamp_(max=torch.where(values.isfinite(), _NEVER, self.step))
-        self.correct += (losses.logits.argmax(dim=1) == target).sum()
-        self.samples += len(target)
+        self.correct += self.task.hits(losses.logits, batch)
+        self.samples += len(batch.target)
 
     def read(self):
-        """{'loss', 'acc' (top-1 %), 'loss_<term>' ...}, averages over the samples so far.
+        """{'loss', the task's metric in %, 'loss_<term>' ...}, averages over the samples so far.
 
         Raises:
             UsageError: a term was not finite; names it and the step, counted from 1 in this epoch.
@@ -49,12 +55,12 @@ class Meters:
             raise UsageError(f"loss term '{name}' is not finite at step {bad[name]}: lower the learning rate or its "
                              "weight, or try --precision fp32")
         means = (self.sums / self.samples).tolist()
-        return {"loss": sum(means), "acc": 100 * self.correct.item() / self.samples,
+        return {"loss": sum(means), self.task.metric: 100 * self.correct.item() / self.samples,
                 **{f"loss_{name}": mean for name, mean in zip(self.names, means, strict=True)}}
 
     def state_dict(self):
         """Everything, as tensors and plain values."""
-        return {key: value for key, value in vars(self).items() if key != "device"}
+        return {key: value for key, value in vars(self).items() if key not in ("device", "task")}
 
     def load_state_dict(self, state):
         for key, value in state.items():

@@ -1,15 +1,13 @@
-"""Fine-tuning of intermediate classifiers on a frozen network (DIH): its objective, and the file it ends in."""
+"""Training of intermediate classifiers on a frozen network (DIH): its objective, and the best of each head."""
 from copy import deepcopy
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.base import Features
-from errors import UsageError
-from helper.checkpoint import save_checkpoint, weights_hash
-from helper.objective import Losses, NetworkOnDevice
-from models import read_checkpoint
+from helper.networks import NetworkOnDevice
+from helper.objective import Losses
+from helper.optim import Learned
+from models.features import Features
 
 
 class TunedHeads(nn.Module):
@@ -27,12 +25,12 @@ class TunedHeads(nn.Module):
         self.register_buffer("best_epoch", torch.zeros(len(heads.stages), dtype=torch.int64))
 
     @torch.no_grad()
-    def keep_best(self, row, split):
-        """Take over each head whose mean loss over the images of `split` is the lowest yet."""
+    def keep_best(self, row, split, task):
+        """Keep a copy of each head whose mean loss over the images of `split` is the lowest yet."""
         for i, stage in enumerate(self.heads.stages):
-            loss = row[f"{split}_{head_name(stage)}_loss"]
+            loss, acc = (row[key] for key in task.part(split, head_name(stage)))
             if loss < self.best_loss[i]:
-                self.best_loss[i], self.best_acc[i] = loss, row[f"{split}_{head_name(stage)}_acc"]
+                self.best_loss[i], self.best_acc[i] = loss, acc
                 self.best_epoch[i] = row["epoch"]
                 self.best[str(stage)].load_state_dict(self.heads[str(stage)].state_dict())
 
@@ -49,38 +47,42 @@ class HeadTuning(nn.Module):
         heads: models.heads.Heads, trained.
         device: helper.device.Device.
         split: the images that choose the best epoch, "val" or "test".
+        task: of tasks.tasks.
 
     Shapes: batch.images (B, 3, H, W), batch.target (B,) -> Losses, whose logits are the deepest head's.
     """
 
-    turns, method = 1, None
+    updates, method = 1, None
 
-    def __init__(self, network, heads, device, split):
+    def __init__(self, network, heads, device, split, task):
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.student = TunedHeads(heads)  # what is trained and checkpointed
-        self.on_device, self.split = NetworkOnDevice(device), split
+        self.on_device, self.split, self.task = NetworkOnDevice(device), split, task
 
     def train(self, mode=True):
         super().train(mode)
         self.network.eval()  # nothing of it may change, BatchNorm's statistics included
         return self
 
-    def forward(self, batch):
+    def forward(self, batch, update=0):
         deepest = self.student.heads.stages[-1]
         with torch.no_grad():
             features = Features(*self.on_device(self.network, batch.images, is_feat=True, depth=1 + deepest))
         with self.on_device.device.autocast():
             logits = self.student.heads(features.maps)
-        terms = {head_name(stage): F.cross_entropy(z.float(), batch.target)
+        terms = {head_name(stage): self.task.criterion(Features([], z), None, batch)
                  for stage, z in zip(self.student.heads.stages, logits, strict=True)}
         return Losses(sum(terms.values()), terms, logits[-1])
 
-    def deployed(self):
-        return _Classifiers(self.network, self.student.heads)
+    def learned(self):
+        return Learned(self.student)
+
+    def deployed(self, learned=None):
+        return _Classifiers(self.network, (learned or self.learned()).student.heads)
 
     def scored(self, row):
-        self.student.keep_best(row, self.split)
+        self.student.keep_best(row, self.split, self.task)
 
     def trained_parameters(self):
         return [p for p in self.parameters() if p.requires_grad]
@@ -94,25 +96,13 @@ class _Classifiers(nn.Module):
         self.network, self.heads = network, heads
 
     def forward(self, images):
-        maps = Features(*self.network(images, is_feat=True)).maps
+        maps = Features(*self.network(images, is_feat=True, depth=1 + self.heads.stages[-1])).maps
         return {head_name(stage): z for stage, z in zip(self.heads.stages, self.heads(maps), strict=True)}
 
 
-def check_place(path):
-    """Raises UsageError if there is a file at `path` that is not heads, such as the teacher itself."""
-    if path.exists() and "heads" not in read_checkpoint(path):
-        raise UsageError(f"{path} is there and holds no heads: give another --name")
-
-
-def save_heads(path, tuned, opt, teacher):
-    """Write the best heads as a file for the methods that teach with them (distiller_zoo/tuned_heads.py)."""
-    heads = tuned.best
-    save_checkpoint(path, {
-        "heads": heads.state_dict(), "hash": weights_hash(heads)[:6], "kind": heads.kind, "pool": heads.pool,
-        "stages": list(heads.stages), "shapes": [list(shape) for shape in heads.shapes],
-        "num_classes": opt.num_classes, "image_size": opt.image_size, "teacher_arch": teacher["arch"],
-        "teacher_hash": teacher["hash"], "teacher_acc": teacher["accuracy"],
-        "acc": tuned.best_acc.tolist(), "loss": tuned.best_loss.tolist(), "epoch": tuned.best_epoch.tolist()})
+def file_facts(trained):
+    """What the file of heads says of each head: accuracy (%), loss (nats) and epoch at which it was best."""
+    return {"acc": trained.best_acc.tolist(), "loss": trained.best_loss.tolist(), "epoch": trained.best_epoch.tolist()}
 
 
 def describe_heads(tuned, split):

@@ -1,4 +1,4 @@
-"""Opening a checkpoint file without executing it.
+"""Writing a checkpoint file whole, and opening one without executing it.
 
 torch.load(weights_only=True) with a short allow-list, for what the published files hold besides tensors: old torch.save
 formats, argparse options and numpy scalars all load; anything else is refused.
@@ -13,6 +13,17 @@ import numpy as np
 import torch
 
 from errors import UsageError
+from files import writing
+
+
+def save_checkpoint(path, checkpoint):
+    """torch.save, atomically. `checkpoint` holds tensors and plain values only."""
+    try:
+        with writing(path) as file:
+            torch.save(checkpoint, file)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError of its zip writer
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"cannot write {path} ({reason}): is the disk full? The one before it is kept") from error
 
 
 def read_checkpoint(path):

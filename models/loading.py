@@ -1,7 +1,7 @@
 """Networks from checkpoints: our own runs', RepDistiller's, SimKD's, HeadSharingKD's, or a bare state_dict."""
+import dataclasses
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from numbers import Real
 from pathlib import Path
@@ -9,9 +9,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import models
 from errors import UsageError
 from models.checkpoint import find_checkpoint, read_checkpoint
+from models.deploy import Deployment, choose_head, rebuild
+from models.earlier import updated
+from models.naming import name_from_path
+from models.probe import get_classifier
+from models.registry import IMAGENET_LAYOUT, canonical, create_model, is_known
 from models.shared_head import TeacherHead, set_classifier
 
 STATE_KEYS = ("model", "state_dict", "net")
@@ -25,21 +29,21 @@ HOW_TO_NAME = ("with the script's flag for it, if it has one (--model_t, --model
                "its file or directory after it, such as resnet8x4.pth")
 
 
-@dataclass
+@dataclasses.dataclass
 class ModelCheckpoint:
     """A network's weights and what their file tells of it; None is for what it does not tell."""
 
     path: Path
     state: dict  # the network's state_dict, without prefixes of wrappers
-    extra: dict  # a teacher head's entries (t_head.*)
     name: str | None  # registered name
     imagenet: bool | None  # create_model's flag
     num_classes: int | None
     accuracy: float | None  # top-1 on the test images, %
+    deployment: Deployment  # what the run evaluated: of a foreign file, its network
     raw: dict  # the whole file
 
     def build(self, num_classes=None, name=None, imagenet=None):
-        """The network with these weights: float32, on the CPU, in training mode.
+        """The network with these weights, whatever the run deployed: float32, on the CPU, in training mode.
 
         num_classes: how many the caller needs; None takes what the weights have.
         name, imagenet: the architecture, overriding what the file tells.
@@ -55,7 +59,7 @@ class ModelCheckpoint:
         if num_classes not in (None, found):
             raise UsageError(f"{self.path} is a {name} for {found} classes, not {num_classes}: "
                              f"give one that was trained on this data set")
-        model = models.create_model(name, found, imagenet)
+        model = create_model(name, found, imagenet)
         key = _classifier_key(name, imagenet)
         prefix = key and key.removesuffix("weight")
         adapted = f"{prefix}adapter.weight" in self.state  # another network's classifier, of another width
@@ -72,20 +76,32 @@ class ModelCheckpoint:
             raise UsageError(f"{self.path} holds weights that are not finite ({broken}): its training went wrong")
         model.load_state_dict(state)
         if adapted:
-            set_classifier(model, models.get_classifier(model).folded())
+            set_classifier(model, get_classifier(model).folded())
         return model
+
+
+    def deployed(self, num_classes=None, name=None, imagenet=None):
+        """What the run evaluated, with its weights: the network, or what the method made of it. Arguments and errors
+        are build's."""
+        return rebuild(self.deployment, self.build(num_classes, name, imagenet), self.raw)
+
+    def choosing(self, th_weight):
+        """The same checkpoint of METHOD+th, deployed with another weight of the teacher's head, 0 to 1 (choose_head).
+
+        Raises UsageError for another run."""
+        return dataclasses.replace(self, deployment=choose_head(self.deployment, th_weight, self.path))
 
 
 def open_checkpoint(path):
     """The ModelCheckpoint of a file, or of a directory's newest file. Raises UsageError as read_checkpoint does."""
     path = find_checkpoint(path)
-    raw = read_checkpoint(path)
+    raw = updated(read_checkpoint(path))
     if "heads" in raw:  # what train_heads.py writes
         raise UsageError(f"{path} holds heads of a teacher, not a network: give the teacher's own file, or its run's "
                          "directory")
     tensors = {_unwrapped(key): tensor for key, tensor in _find_state(raw, path).items()}
     state = {key: tensor for key, tensor in tensors.items() if not key.startswith(HEAD)}
-    name = _find_name(raw) or models.name_from_path(path)
+    name = _find_name(raw) or name_from_path(path)
     imagenet = raw.get("imagenet")
     num_classes = raw.get("num_classes")
     if num_classes is None and name is not None:
@@ -93,18 +109,21 @@ def open_checkpoint(path):
     return ModelCheckpoint(
         path=path,
         state=state,
-        extra={key: tensor for key, tensor in tensors.items() if key.startswith(HEAD)},
         name=name,
         imagenet=imagenet,
         num_classes=num_classes,
         accuracy=_find_accuracy(raw),
+        deployment=Deployment(**raw.get("deployment", {})),
         raw=raw,
     )
 
 
 def load_model(path, num_classes=None, name=None, imagenet=None):
-    """The network of a checkpoint, with its weights. Arguments and errors are ModelCheckpoint.build's."""
-    return open_checkpoint(path).build(num_classes, name, imagenet)
+    """The network that a checkpoint's run evaluated, with its weights: float32, on the CPU, in training mode.
+
+    Arguments and errors are ModelCheckpoint.build's.
+    """
+    return open_checkpoint(path).deployed(num_classes, name, imagenet)
 
 
 def count_classes(state, name, imagenet=False):
@@ -118,24 +137,24 @@ def _open_adapter(model, state, prefix):
 
     prefix: of the classifier's names in the state_dict.
     """
-    own = models.get_classifier(model)
+    own = get_classifier(model)
     classes, width = state[prefix + "weight"].shape
     set_classifier(model, TeacherHead(nn.Linear(width, classes), own.in_features))
 
 
 def has_imagenet_layout(state, name):
     """Whether a state_dict of ResNet18 ... ResNet152 is torchvision's rather than that of the CIFAR stem."""
-    return models.aliases.get(name, name) in models.IMAGENET_LAYOUT and "fc.weight" in state
+    return canonical(name) in IMAGENET_LAYOUT and "fc.weight" in state
 
 
 @cache  # tracing a torchvision network takes up to seconds
 def _classifier_key(name, imagenet):
     """The name in a state_dict of the classifier's weight, None for a network without one."""
     with torch.device("meta"):
-        model = models.create_model(name, 1, imagenet)
+        model = create_model(name, 1, imagenet)
     if model.head is None:
         return None
-    weight = models.get_classifier(model).weight
+    weight = get_classifier(model).weight
     return next(key for key, tensor in model.state_dict(keep_vars=True).items() if tensor is weight)
 
 
@@ -163,8 +182,8 @@ def _find_name(raw):
         if isinstance(options, Mapping):
             recorded += [options.get("model_s"), options.get("model")]
     for name in filter(None, recorded):
-        name = models.aliases.get(name, name)
-        if name in models.model_dict or name.startswith("torchvision/"):
+        name = canonical(name)
+        if is_known(name):
             return name
     return None
 

@@ -2,7 +2,7 @@
 import re
 from pathlib import Path
 
-import models
+from models.registry import canonical, spellings
 
 
 def name_from_path(path):
@@ -23,17 +23,7 @@ def _name_in(text):
     student = re.match(r"S[:~-](.+?)_T[:~-]", text)
     if student:
         text = student[1]
-    names = _spellings() if "torchvision" in text else {name: name for name in models.model_dict}
+    names = spellings(text)
     longest_first = sorted(names, key=len, reverse=True)
     found = re.search(rf"(?<![A-Za-z0-9])({'|'.join(map(re.escape, longest_first))})(?![A-Za-z0-9])", text)
-    if not found:
-        return None
-    name = names[found[0]]
-    return models.aliases.get(name, name)
-
-
-def _spellings():
-    """Spelling in a path -> name, with torchvision's networks (imported only for the paths that need it)."""
-    from models.torchvision_nets import torchvision_names
-
-    return {f"torchvision.{name}": f"torchvision/{name}" for name in torchvision_names()}
+    return canonical(names[found[0]]) if found else None

@@ -22,7 +22,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 @contextmanager
-def still_statistics(*networks):
+def freeze_bn_statistics(*networks):
     """Passes in here normalise by the batch in training mode, as ever, but leave the running statistics as they are:
     for a network that has seen the batch already."""
     layers = [layer for network in networks for layer in network.modules()

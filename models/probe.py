@@ -1,4 +1,6 @@
 """Questions about a network: which layer is its classifier, which shapes its features have."""
+import hashlib
+
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -46,6 +48,23 @@ def feature_shapes(model, image_size):
     return [tuple(f.shape[1:]) for f in feats]
 
 
+def pooled_shape(model, image_size):
+    """(C, H, W) of the map whose average the classifier reads, at image_size pixels. Errors as feature_shapes'."""
+    (shape,) = feature_shapes(_PooledMap(unwrap(model)), image_size)
+    return shape
+
+
+class _PooledMap(nn.Module):
+    """A network up to the map (B, C, H, W) that its classifier averages, for feature_shapes."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.name = network, network.name
+
+    def forward(self, images, is_feat):
+        return [self.network.pooled_map(self.network(images, is_feat=is_feat)[0][-2])], None
+
+
 def check_batches(model, image_size, n_data, batch_size):
     """Raises UsageError if the network cannot take images of that size, or the last batch of an epoch of n_data."""
     shapes = feature_shapes(model, image_size)
@@ -63,3 +82,12 @@ def on_meta(model, *args, **kwargs):
     tensors = [*model.named_parameters(), *model.named_buffers()]
     stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     return functional_call(model, stand_ins, args, kwargs)
+
+
+def weights_hash(model):
+    """Twelve hexadecimal digits that name a network's weights: equal for equal state_dicts, on any device."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]

@@ -9,7 +9,7 @@ import torchvision
 from torch import fx, nn
 from torchvision.models.resnet import BasicBlock
 
-from errors import UsageError, unknown
+from errors import UsageError
 from models.tracing import as_map, last_of_each_size, layout, node_names, output_shapes, trace, weightless
 
 
@@ -82,27 +82,20 @@ def stage_nodes(net, nodes):
     return last_of_each_size(output_shapes(trace(net, nodes[1:]))), []
 
 
-def torchvision_names():
+def names():
     """Names of torchvision's classifiers."""
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def check_torchvision_name(name):
-    """Raises UsageError, naming the nearest ones, unless torchvision has a classifier `name`."""
-    if name not in torchvision_names():
-        raise unknown("model", f"torchvision/{name}", [f"torchvision/{known}" for known in torchvision_names()])
-
-
-def torchvision_model(name, num_classes, registered=None):
+def build(name, num_classes, registered=None):
     """torchvision's network `name` without weights; `registered` is its name here, by default torchvision/NAME.
 
-    Raises UsageError for a name that torchvision does not have, and for a network that cannot be traced.
+    Raises UsageError for a network that cannot be traced.
     """
-    check_torchvision_name(name)
     # GoogLeNet and Inception would return auxiliary logits too, and warn that their initialisation may change.
     options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    build = partial(torchvision.models.get_model, name, weights=None, **options)
-    return _with_features(registered or f"torchvision/{name}", build, num_classes)
+    network = partial(torchvision.models.get_model, name, weights=None, **options)
+    return _with_features(registered or f"torchvision/{name}", network, num_classes)
 
 
 class DoubleBlock(BasicBlock):

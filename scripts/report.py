@@ -7,8 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from helper import cli
-from helper.report import bars, find_runs, group_runs, plot, plot_heads, table
+from cli import parser as cli
+from runs.plots import bars, plot, plot_heads
+from runs.report import find_runs, group_runs, table
 
 
 def main(argv=None):

@@ -17,17 +17,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cli import parser as cli
+from cli.options import INCIDENTAL, heads_options, student_options, teacher_options
 from distiller_zoo import get_method
-from distiller_zoo.options import number
-from distiller_zoo.tuned_heads import PATH_HEADS, find_heads
+from distiller_zoo.options import PATH_HEADS
 from errors import UsageError, unknown
-from helper import cli
-from helper.options import INCIDENTAL, heads_options, student_options, teacher_options
-from helper.report import bars, find_runs, group_runs, plot, table
-from helper.run import student_name, teacher_name
-from helper.setup import open_data
-from helper.sweep import HEADS, Job, Sweep
+from flags import number
+from helper.build import open_data
 from models import check_name, model_dict, open_checkpoint
+from models.tuned import find_heads
+from runs.directory import student_name, teacher_name
+from runs.report import bars, find_runs, group_runs, plot, table
+from runs.sweep import HEADS, Job, Sweep
 
 SCRIPTS = {"train_teacher.py": teacher_options, "train_student.py": student_options, HEADS: heads_options}
 OURS = {"--gpu_id": "--gpus says where runs go",

@@ -15,9 +15,9 @@ import torch
 import evaluate
 import train_heads
 import train_teacher
+from cli import parser as cli
 from dataset import dataset_dict, digits
 from distiller_zoo import get_method
-from helper import cli
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with Ctrl-C ignored
 

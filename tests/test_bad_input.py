@@ -10,8 +10,8 @@ from PIL import Image
 import evaluate
 import train_student
 import train_teacher
-from helper.checkpoint import save_checkpoint
 from models import create_model, read_checkpoint
+from runs.checkpoint import save_checkpoint
 from tests.conftest import STEPS, TINY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,7 +127,7 @@ def test_the_last_good_checkpoint_is_kept(command, tmp_path, monkeypatch):
     network = []
     monkeypatch.setattr(Progress, "advance", poison)
     monkeypatch.setattr("train_teacher.make_network", lambda *a: network.append(make(*a)) or network[0])
-    from helper.setup import make_network as make
+    from helper.build import make_network as make
     status, _, err = command(train_teacher, *TINY, "--epochs", "2", "--model", "resnet8", "--save_dir", tmp_path,
                              "--name", "run")
     assert status == 2

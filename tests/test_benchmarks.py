@@ -9,9 +9,9 @@ import torch
 from benchmarks import speed
 from benchmarks.plain import GatheringCRD
 from crd import CRDLoss
-from distiller_zoo.base import Features
 from errors import UsageError
 from models import create_model
+from models.features import Features
 from tests.distiller_zoo.pairs import batch_of
 
 

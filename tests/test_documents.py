@@ -13,7 +13,7 @@ import models
 import train_student
 import train_teacher
 from errors import UsageError
-from helper.report import find_runs
+from runs.report import find_runs
 from scripts.update_readme import updated
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,15 +10,15 @@ import torch
 import evaluate
 import train_student
 import train_teacher
+from cli.options import student_options, teacher_options
 from dataset import dataset_dict
 from distiller_zoo import get_method, methods
-from distiller_zoo.teacher_head import SharedHead
+from distiller_zoo.modifiers.teacher_head import SharedHead
 from errors import UsageError
-from helper.checkpoint import weights_hash
-from helper.options import student_options, teacher_options
 from helper.progress import Progress
-from helper.run import student_name, teacher_name
 from models import create_model, get_classifier, load_model, read_checkpoint
+from models.probe import weights_hash
+from runs.directory import student_name, teacher_name
 from tests.conftest import STEPS, TINY, build_tiny, distilling
 from tests.test_resume import Stop, assert_same, stop_at
 

@@ -14,11 +14,11 @@ import train_student
 import train_teacher
 from dataset import make_loader
 from errors import UsageError
-from helper import setup
-from helper.checkpoint import save_checkpoint
+from helper import build as setup
 from helper.tuning import TunedHeads
 from models import load_model, read_checkpoint
 from models.heads import Heads
+from runs.checkpoint import save_checkpoint
 from tests.conftest import TINY, build_tiny
 
 TUNE = [*TINY, "--learning_rate", "0.001"]

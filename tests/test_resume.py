@@ -15,9 +15,10 @@ import train_heads
 import train_student
 import train_teacher
 from distiller_zoo import methods
-from helper import fit, run
+from helper import fit
 from helper.progress import Progress
 from models import read_checkpoint
+from runs import directory as run
 from tests.conftest import STEPS, TINY, distilling
 
 ROOT = Path(__file__).resolve().parent.parent

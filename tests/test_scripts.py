@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helper.options import student_options
+from cli.options import student_options
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helper import sweep as running
+from runs import sweep as running
 from scripts import sweep
 from tests.conftest import TINY
 

@@ -9,8 +9,8 @@ import evaluate
 import train_student
 import train_teacher
 from distiller_zoo import methods
-from helper.checkpoint import weights_hash
 from models import create_model, load_model, read_checkpoint
+from models.probe import weights_hash
 from tests.conftest import TINY, distilling
 
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 from dataset import decode as decode_module
 from dataset import load_dataset, make_loader
-from dataset.decode import remove_abandoned, written_whole
 from dataset.folder import SUFFIXES
 from errors import UsageError
+from files import remove_abandoned, written_whole
 
 from .conftest import write_image, write_tree
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import torch
 
 from dataset import Batch
-from distiller_zoo.base import Features
+from models.features import Features
 
 CLASSES = 10
 

@@ -6,26 +6,27 @@ import pytest
 import torch
 
 from dataset import Batch
-from distiller_zoo.abound import ABound
-from distiller_zoo.base import Features, Pretraining
-from distiller_zoo.correlation import CorrelationCongruence
-from distiller_zoo.factor import Factor
-from distiller_zoo.pkt import ProbabilisticTransfer
-from distiller_zoo.reviewkd import ReviewKD
-from distiller_zoo.rkd import RKD
-from distiller_zoo.semckd import CrossLayer
-from distiller_zoo.simkd import ReusedClassifier
-from distiller_zoo.srrl import SoftmaxRegression
-from distiller_zoo.vid import VID
+from distiller_zoo.abound import ABoundMethod
+from distiller_zoo.correlation import CorrelationMethod
+from distiller_zoo.factor import FactorMethod
+from distiller_zoo.method import Pretraining
+from distiller_zoo.pkt import PKTMethod
+from distiller_zoo.reviewkd import ReviewKDMethod
+from distiller_zoo.rkd import RKDMethod
+from distiller_zoo.semckd import SemCKDMethod
+from distiller_zoo.simkd import SimKDMethod
+from distiller_zoo.srrl import SRRLMethod
+from distiller_zoo.vid import VIDMethod
 from errors import UsageError
 from helper.device import Device
 from helper.objective import Objective
 from models import create_model
+from models.features import Features
 from tests.distiller_zoo.pairs import CLASSES, batch_of, features, options
 
 CPU = Device(torch.device("cpu"), [], "fp32")
-METHODS = [CorrelationCongruence, VID, RKD, ProbabilisticTransfer, Factor, SoftmaxRegression, CrossLayer,
-           ReusedClassifier, ReviewKD]
+METHODS = [CorrelationMethod, VIDMethod, RKDMethod, PKTMethod, FactorMethod, SRRLMethod, SemCKDMethod,
+           SimKDMethod, ReviewKDMethod]
 SMALL = [("resnet14", "resnet8"), ("wrn_16_1", "MobileNetV2"), ("MobileNetV2", "resnet8")]
 PAIRS = [("resnet8x4", "ShuffleV2", 32), ("vgg13", "MobileNetV2", 64), ("ResNet50", "vgg8", 40),
          ("wrn_16_2", "ShuffleV1", 48), ("MobileNetV2", "vgg8", 24), ("resnet14", "vgg8", 32),
@@ -47,11 +48,11 @@ def make(method, teacher="resnet14", student="resnet8", image_size=32, precision
 @each_method
 @pytest.mark.parametrize(("teacher", "student"), SMALL)
 def test_a_step(method, teacher, student):
-    size = 32 if method is Factor else 16  # factor refuses the 1x1 maps of MobileNetV2 at 16
+    size = 32 if method is FactorMethod else 16  # factor refuses the 1x1 maps of MobileNetV2 at 16
     objective, made = make(method, teacher, student, image_size=size)
     before = {key: value.clone() for key, value in objective.teacher.state_dict().items()}
     trained = objective.trained_parameters()
-    if method is Factor:
+    if method is FactorMethod:
         made.end_pretraining()
         trained = objective.trained_parameters()
     losses = objective(batch_of(4, size))
@@ -69,7 +70,7 @@ def test_a_step(method, teacher, student):
 
 def test_factor_refuses_a_map_of_one_place():
     with pytest.raises(UsageError, match="has a single place: use larger images"):
-        make(Factor, student="MobileNetV2", image_size=16)
+        make(FactorMethod, student="MobileNetV2", image_size=16)
 
 
 @each_method
@@ -105,7 +106,7 @@ def test_pairs_and_image_sizes(teacher, student, image_size, monkeypatch):
             if made.deploy(networks[0]) is not networks[0]:
                 assert made.deploy(networks[0])(batch.images).shape == made.predict(s).shape == (3, CLASSES)
         if len(s.maps) == len(t.maps) and "torchvision" not in teacher:
-            made = ABound(*networks, options(ABound, image_size))
+            made = ABoundMethod(*networks, options(ABoundMethod, image_size))
             assert made.pretrain_loss(s, t, batch).shape == ()
 
 
@@ -128,9 +129,9 @@ def test_state_survives_saving_and_copying(method):
 
 
 def test_abound_trains_all_but_the_classifier_first_and_nothing_later():
-    objective, made = make(ABound, teacher="resnet8x4", student="resnet8", init_epochs=3)
+    objective, made = make(ABoundMethod, teacher="resnet8x4", student="resnet8", init_epochs=3)
     assert made.preact
-    assert made.pretraining(options(ABound, init_epochs=3)) == Pretraining(3, 0.05)
+    assert made.pretraining(options(ABoundMethod, init_epochs=3)) == Pretraining(3, 0.05)
     batch = batch_of(4)
     s, t = (Features(*network(batch.images, is_feat=True, preact=True))
             for network in (objective.student, objective.teacher))
@@ -145,7 +146,7 @@ def test_abound_trains_all_but_the_classifier_first_and_nothing_later():
 
 
 def test_abound_lowers_its_loss():
-    objective, made = make(ABound)
+    objective, made = make(ABoundMethod)
     batch = batch_of(8)
     optimizer = torch.optim.SGD(objective.trained_parameters(), lr=0.005, momentum=0.9)
     losses = []
@@ -162,17 +163,17 @@ def test_abound_lowers_its_loss():
 @pytest.mark.parametrize(("teacher", "student"), UNEQUAL_STAGES)
 def test_abound_refuses_unequal_stages(teacher, student):
     with pytest.raises(UsageError, match=r"abound: the student has \d stages .*equally many"):
-        make(ABound, teacher, student)
+        make(ABoundMethod, teacher, student)
 
 
 def test_abound_refuses_networks_without_maps_before_the_relu():
     with pytest.raises(UsageError, match="has no pre-activation features"):
-        make(ABound, "torchvision/resnet18", "ResNet18")
+        make(ABoundMethod, "torchvision/resnet18", "ResNet18")
 
 
 def test_the_paraphraser_is_trained_first_and_frozen_later():
-    objective, made = make(Factor)
-    assert made.pretraining(options(Factor, init_epochs=7)) == Pretraining(7, 0.01)
+    objective, made = make(FactorMethod)
+    assert made.pretraining(options(FactorMethod, init_epochs=7)) == Pretraining(7, 0.01)
     batch = batch_of(4)
     s, t = features(objective.student, objective.teacher, batch)
     made.train()
@@ -196,17 +197,17 @@ def test_the_paraphraser_is_trained_first_and_frozen_later():
 
 
 def test_srrl_keeps_a_frozen_copy_of_the_classifier():
-    objective, made = make(SoftmaxRegression, teacher="MobileNetV2")
+    objective, made = make(SRRLMethod, teacher="MobileNetV2")
     head = objective.teacher.classifier[0]
     assert torch.equal(made.loss.classifier.weight, head.weight)
     assert made.loss.classifier.weight.data_ptr() != head.weight.data_ptr()
     assert not any(p.requires_grad for p in made.loss.classifier.parameters())
     assert "loss.classifier.weight" in made.state_dict()
     with pytest.raises(UsageError, match="no linear classifier"):
-        make(SoftmaxRegression, teacher="torchvision/squeezenet1_1", image_size=64)
+        make(SRRLMethod, teacher="torchvision/squeezenet1_1", image_size=64)
 
 
 def test_embeddings_of_cc_have_the_width_that_was_asked_for():
-    _, made = make(CorrelationCongruence, teacher="vgg8", feat_dim=7)
+    _, made = make(CorrelationMethod, teacher="vgg8", feat_dim=7)
     assert made.embed_s.linear.weight.shape == (7, 64)
     assert made.embed_t.linear.weight.shape == (7, 512)

@@ -3,15 +3,15 @@ import pytest
 import torch
 from torch import nn
 
-from distiller_zoo.base import Features
-from distiller_zoo.dml import DMLLoss, MutualLearning
+from distiller_zoo.dml import DMLLoss, DMLMethod
 from distiller_zoo.epochs import EpochCounter
-from distiller_zoo.tuned_heads import OutOfState
 from errors import UsageError
 from helper.device import Device
 from helper.objective import Objective
 from models import create_model
-from models.norm import BatchNorm2d, still_statistics
+from models.features import Features
+from models.norm import BatchNorm2d, freeze_bn_statistics
+from models.tuned import OutOfState
 from tests.distiller_zoo.pairs import CLASSES, batch_of, options
 
 CPU = Device(torch.device("cpu"), [], "fp32")
@@ -21,9 +21,9 @@ def mutual(peers=("resnet8", "resnet14"), **given):
     torch.manual_seed(0)
     settings = {"peers": list(peers), "model_s": "resnet8", "image_size": 8, "n_data": 50, "gamma": 0.7, "beta": 0.3,
                 "kd_T": 2.0}
-    opt = options(MutualLearning, **(settings | given))
+    opt = options(DMLMethod, **(settings | given))
     student = create_model("resnet8", CLASSES)
-    return student, MutualLearning(student, None, opt)
+    return student, DMLMethod(student, None, opt)
 
 
 def batches_seen(network):
@@ -46,12 +46,12 @@ def test_still_statistics():
     torch.manual_seed(0)
     layer, x = BatchNorm2d(3), torch.randn(4, 3, 2, 2)
     before = {key: tensor.clone() for key, tensor in layer.state_dict().items()}
-    with still_statistics(layer):
+    with freeze_bn_statistics(layer):
         still = layer(x)
     assert all(torch.equal(tensor, before[key]) for key, tensor in layer.state_dict().items())
     assert torch.equal(still, layer(x))
     assert layer.num_batches_tracked == 1
-    with pytest.raises(ZeroDivisionError), still_statistics(layer):
+    with pytest.raises(ZeroDivisionError), freeze_bn_statistics(layer):
         _ = 1 / 0
     assert layer.track_running_stats
 

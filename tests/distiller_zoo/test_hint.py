@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from distiller_zoo.base import Pretraining
-from distiller_zoo.hint import ConvReg, Hint, HintLoss
+from distiller_zoo.hint import ConvReg, HintLoss, HintMethod
+from distiller_zoo.method import Pretraining
 from errors import UsageError
 from models import create_model
 from tests.distiller_zoo.pairs import batch_of, features, options
@@ -55,16 +55,16 @@ def test_without_relu_the_output_is_normalised():
 def test_a_layer_that_one_network_lacks_is_refused():
     student, teacher = create_model("resnet8", 10), create_model("vgg8", 10)
     with pytest.raises(UsageError, match=r"no map 4 .*64, 8, 8.*512, 4, 4.*--hint_layer 0 to 3"):
-        Hint(student, teacher, options(Hint, hint_layer=4))
-    Hint(create_model("vgg8", 10), teacher, options(Hint, hint_layer=4))
+        HintMethod(student, teacher, options(HintMethod, hint_layer=4))
+    HintMethod(create_model("vgg8", 10), teacher, options(HintMethod, hint_layer=4))
 
 
 def test_two_stages():
     student, teacher = create_model("resnet8", 10), create_model("resnet14", 10).eval()
-    opt = options(Hint, hint_stage="two", init_epochs=7, learning_rate=0.2, hint_layer=2)
-    method = Hint(student, teacher, opt)
+    opt = options(HintMethod, hint_stage="two", init_epochs=7, learning_rate=0.2, hint_layer=2)
+    method = HintMethod(student, teacher, opt)
     assert method.pretraining(opt) == Pretraining(7, 0.2)
-    assert Hint(student, teacher, options(Hint)).pretraining(opt) is None
+    assert HintMethod(student, teacher, options(HintMethod)).pretraining(opt) is None
 
     batch = batch_of(4, 32)
     s, t = features(student, teacher, batch)

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 import torch
 
-from distiller_zoo.attention import AttentionTransfer
-from distiller_zoo.attention_grad import GradientAttention, GradientAttentionTransfer, input_gradient
-from distiller_zoo.base import Pretraining
-from distiller_zoo.fsp import FlowTransfer
-from distiller_zoo.hint import Hint
-from distiller_zoo.kdsvd import SVDTransfer
-from distiller_zoo.nst import NST
-from distiller_zoo.similarity import SimilarityPreserving
+from distiller_zoo.attention import AttentionMethod
+from distiller_zoo.attention_grad import AttentionGradMethod, GradientAttention, input_gradient
+from distiller_zoo.fsp import FSPMethod
+from distiller_zoo.hint import HintMethod
+from distiller_zoo.kdsvd import KDSVDMethod
+from distiller_zoo.method import Pretraining
+from distiller_zoo.nst import NSTMethod
+from distiller_zoo.similarity import SimilarityMethod
 from errors import UsageError
 from helper.device import Device
 from helper.objective import Objective
@@ -19,11 +19,11 @@ from tests.distiller_zoo.pairs import CLASSES, batch_of, features, options
 from tests.distiller_zoo.test_maps import draw, heads
 
 CPU = Device(torch.device("cpu"), [], "fp32")
-METHODS = [Hint, AttentionTransfer, GradientAttentionTransfer, NST, SimilarityPreserving, FlowTransfer, SVDTransfer]
+METHODS = [HintMethod, AttentionMethod, AttentionGradMethod, NSTMethod, SimilarityMethod, FSPMethod, KDSVDMethod]
 SAME = [("resnet14", "resnet8"), ("vgg11", "vgg8"), ("wrn_16_2", "wrn_16_2")]
 OTHER = [("resnet8x4", "ShuffleV2"), ("vgg8", "MobileNetV2"), ("ResNet18", "vgg8"), ("wrn_16_2", "ShuffleV1")]
-EQUAL_CHANNELS = (FlowTransfer, SVDTransfer)
-JOINT = [method for method in METHODS if method is not FlowTransfer]  # with a loss in the main stage
+EQUAL_CHANNELS = (FSPMethod, KDSVDMethod)
+JOINT = [method for method in METHODS if method is not FSPMethod]  # with a loss in the main stage
 STEPS = [(method, *pair) for method in JOINT for pair in [SAME[0], *OTHER]
          if method not in EQUAL_CHANNELS or pair in SAME]
 
@@ -75,13 +75,13 @@ def test_bf16_and_channels_last(method, size):
     assert losses.terms["method"].item() == pytest.approx(expected, rel=0.3, abs=0.05)
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method is not Hint], ids=label)
+@pytest.mark.parametrize("method", [method for method in METHODS if method is not HintMethod], ids=label)
 def test_zero_for_a_copy_of_the_teacher(method):
     objective, made = make(method, "resnet8", "resnet8")
     objective.student.load_state_dict(objective.teacher.state_dict())
     objective.student.eval()
     batch = batch_of(4)
-    if method is FlowTransfer:
+    if method is FSPMethod:
         loss = made.pretrain_loss(*features(objective.student, objective.teacher, batch), batch)
     else:
         loss = objective(batch).terms["method"]
@@ -102,8 +102,8 @@ def test_equal_channels_are_accepted(method, teacher, student):
 
 
 def test_fsp_trains_all_but_the_classifier_first_and_nothing_later():
-    objective, made = make(FlowTransfer, init_epochs=3)
-    assert made.pretraining(options(FlowTransfer, init_epochs=3)) == Pretraining(3, 0.05)
+    objective, made = make(FSPMethod, init_epochs=3)
+    assert made.pretraining(options(FSPMethod, init_epochs=3)) == Pretraining(3, 0.05)
     batch = batch_of(4)
     s, t = features(objective.student, objective.teacher, batch)
     made.pretrain_loss(s, t, batch).backward()
@@ -113,7 +113,7 @@ def test_fsp_trains_all_but_the_classifier_first_and_nothing_later():
 
 @pytest.mark.parametrize("kernel", ["linear", "poly", "gauss"])
 def test_nst_kernel_is_an_option(kernel):
-    objective, _ = make(NST, nst_kernel=kernel)
+    objective, _ = make(NSTMethod, nst_kernel=kernel)
     losses = objective(batch_of(4))
     losses.total.backward()
     assert losses.terms["method"].item() > 0
@@ -121,7 +121,7 @@ def test_nst_kernel_is_an_option(kernel):
 
 def test_gradient_attention_with_the_kl_term():
     """The KL term and the input gradient go back through one graph of the teacher."""
-    objective, _ = make(GradientAttentionTransfer)
+    objective, _ = make(AttentionGradMethod)
     objective.alpha = 1.0
     objective(batch_of(4)).total.backward()
     assert all(p.grad.isfinite().all() for p in objective.student.parameters())

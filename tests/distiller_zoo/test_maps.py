@@ -8,9 +8,8 @@ from distiller_zoo.fsp import FSP
 from distiller_zoo.hint import HintLoss
 from distiller_zoo.kdsvd import KDSVD
 from distiller_zoo.nst import NSTLoss
-from distiller_zoo.pooling import pool_to_match
 from distiller_zoo.similarity import Similarity
-from distiller_zoo.unit import unit
+from losses import pool_to_match, unit
 from tests import golden
 from tests.golden import draw, heads
 

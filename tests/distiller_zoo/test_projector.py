@@ -6,18 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cli.options import student_options
 from dataset import Batch
-from distiller_zoo import DistillKL, Features, LogSum, Projector, methods
+from distiller_zoo import DistillKL, Features, LogSum, ProjectorMethod, methods
 from distiller_zoo.projector import LOG_EPS, NORM_EPS, ProjectedLogSum
 from errors import UsageError
 from helper.objective import Objective
-from helper.options import student_options
-from helper.run import student_name
+from runs.directory import student_name
 from tests.distiller_zoo import test_feature_methods
 from tests.distiller_zoo.pairs import batch_of
 from tests.distiller_zoo.test_maps import draw, heads
 
-MODES, PROJECTORS, NORMS = (next(option.settings["choices"] for option in Projector.options if flag in option.flags)
+MODES, PROJECTORS, NORMS = (next(option.settings["choices"] for option in ProjectorMethod.options if flag in option.flags)
                             for flag in ("--projector_loss", "--projector", "--projector_norm"))
 each_mode = pytest.mark.parametrize("mode", MODES)
 PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-6)]
@@ -25,7 +25,7 @@ PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-6)]
 
 def make(*pair, **given):
     """(objective, method) of a new pair, at 16 pixels."""
-    return test_feature_methods.make(Projector, *pair, image_size=16, **given)
+    return test_feature_methods.make(ProjectorMethod, *pair, image_size=16, **given)
 
 
 def embeddings(batch=4, width=6, dtype=torch.float32, scale=1.0):

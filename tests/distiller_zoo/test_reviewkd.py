@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distiller_zoo.reviewkd import ABF, HCL, ReviewKD
+from distiller_zoo.reviewkd import ABF, HCL, ReviewKDMethod
 from tests.distiller_zoo.pairs import batch_of, features
 from tests.distiller_zoo.test_feature_methods import make
 
@@ -42,7 +42,7 @@ def test_fusion():
     ("vgg8", "resnet8", [(16, 256), (32, 512), (64, 512), (64, 512)]),
 ])
 def test_stages_are_paired_from_the_deep_end(teacher, student, channels):
-    _, made = make(ReviewKD, teacher, student)
+    _, made = make(ReviewKDMethod, teacher, student)
     assert [(f.reduce[0].in_channels, f.expand[0].out_channels) for f in made.fusions] == channels
     assert {f.reduce[0].out_channels for f in made.fusions} == {min(512, channels[-1][0])}
     assert [f.attention is not None for f in made.fusions] == [True] * (len(channels) - 1) + [False]
@@ -50,7 +50,7 @@ def test_stages_are_paired_from_the_deep_end(teacher, student, channels):
 
 def test_a_stage_is_taught_by_all_as_deep_or_shallower():
     """Gradients reach a map of the student from its own teacher map and from the shallower ones."""
-    objective, made = make(ReviewKD)
+    objective, made = make(ReviewKDMethod)
     s, t = features(objective.student, objective.teacher, batch_of(2))
     for f in s.feats:
         f.retain_grad()
@@ -66,7 +66,7 @@ def test_a_stage_is_taught_by_all_as_deep_or_shallower():
 
 
 def test_warm_up():
-    objective, made = make(ReviewKD, n_data=8, warmup_epochs=3)
+    objective, made = make(ReviewKDMethod, n_data=8, warmup_epochs=3)
     s, t = features(objective.student, objective.teacher, batch_of(4))
     factors = []
     made.loss.forward = lambda maps_s, maps_t: torch.ones(())
@@ -74,4 +74,4 @@ def test_warm_up():
         factors.append(made(s, t, None).item())
     assert factors == pytest.approx([1 / 3, 1 / 3, 2 / 3, 2 / 3, 1, 1, 1, 1])
     assert made.state_dict()["epoch.seen"] == 32
-    assert make(ReviewKD, warmup_epochs=0)[1].train()(s, t, None).item() > 0
+    assert make(ReviewKDMethod, warmup_epochs=0)[1].train()(s, t, None).item() > 0

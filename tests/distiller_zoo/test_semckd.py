@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from distiller_zoo.semckd import CrossLayer, SemCKD
+from distiller_zoo.semckd import SemCKD, SemCKDMethod
 from errors import UsageError
 from tests.distiller_zoo.published import load_parameters
 from tests.distiller_zoo.test_feature_losses import semckd_key
@@ -53,7 +53,7 @@ def test_soft_flattens_the_attention():
 
 def test_no_parameter_is_dead():
     """The published one has 15,648 that nothing uses."""
-    _, made = make(CrossLayer, teacher="resnet32x4", student="resnet8x4", batch_size=64)
+    _, made = make(SemCKDMethod, teacher="resnet32x4", student="resnet8x4", batch_size=64)
     assert sum(p.numel() for p in made.parameters()) == 10_249_280 - 15_648
 
 
@@ -62,4 +62,4 @@ def test_batches_that_cannot_work():
     with pytest.raises(UsageError, match="a batch of 16, but its attention was built for 8: use --batch_size 16"):
         loss([torch.cat([f, f]) for f in maps_s], [torch.cat([f, f]) for f in maps_t])
     with pytest.raises(UsageError, match="--batch_size 3 is too small"):
-        make(CrossLayer, batch_size=3)
+        make(SemCKDMethod, batch_size=3)

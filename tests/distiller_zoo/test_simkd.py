@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from distiller_zoo.simkd import ReusedClassifier, SimKD
+from distiller_zoo.simkd import SimKD, SimKDMethod
 from errors import UsageError
 from models import create_model
 from tests.distiller_zoo.pairs import CLASSES, batch_of, options
@@ -55,7 +55,7 @@ def watched(made):
 @pytest.mark.parametrize("teacher", ["resnet14", "wrn_16_1", "vgg8", "MobileNetV2", "ShuffleV2", "ResNet18",
                                      "torchvision/resnet18"])
 def test_the_target_is_what_the_teachers_classifier_averages(teacher):
-    objective, made = make(ReusedClassifier, teacher=teacher)
+    objective, made = make(SimKDMethod, teacher=teacher)
     seen, batch = watched(made), batch_of(2)
     objective(batch)
     (_, target), = seen
@@ -68,7 +68,7 @@ def test_the_target_is_what_the_teachers_classifier_averages(teacher):
                                                   ("torchvision/resnet18", "wrn_16_1")])
 def test_prediction_and_deployed_network_agree(teacher, student):
     """Also where the student's map is the larger one, which is pooled without asking the teacher."""
-    objective, made = make(ReusedClassifier, teacher, student, image_size=64)
+    objective, made = make(SimKDMethod, teacher, student, image_size=64)
     objective(batch_of(4, 64))
     objective.eval()
     batch = batch_of(3, 64, seed=1)
@@ -79,7 +79,7 @@ def test_prediction_and_deployed_network_agree(teacher, student):
 
 
 def test_one_update_of_batchnorm_in_a_step():
-    objective, made = make(ReusedClassifier)
+    objective, made = make(SimKDMethod)
     losses = objective(batch_of(4))
     assert made.projector.transfer[1].num_batches_tracked == 1
     assert not losses.logits.requires_grad
@@ -89,7 +89,7 @@ def test_one_update_of_batchnorm_in_a_step():
 @pytest.mark.parametrize(("student", "unused"), [("resnet8", 64 * 10 + 10), ("ShuffleV2", 464 * 1024 + 2048 + 10250),
                                                  ("MobileNetV2", 160 * 1280 + 2560 + 12810), ("wrn_16_1", 128 + 650)])
 def test_deployed_parameters_are_those_that_are_used(student, unused):
-    objective, made = make(ReusedClassifier, student=student)
+    objective, made = make(SimKDMethod, student=student)
     state = torch.get_rng_state()
     deployed = made.deploy(objective.student)
     assert torch.equal(torch.get_rng_state(), state)
@@ -101,12 +101,12 @@ def test_deployed_parameters_are_those_that_are_used(student, unused):
 def test_published_pair_deployed():
     with torch.device("meta"):
         student, teacher = create_model("resnet8x4", 100), create_model("resnet32x4", 100)
-        deployed = ReusedClassifier(student, teacher, options(ReusedClassifier)).deploy(student)
+        deployed = SimKDMethod(student, teacher, options(SimKDMethod)).deploy(student)
     assert count(deployed) == 1_233_540 - 25_700 + 214_016 + 25_700
 
 
 def test_the_deployed_network_follows_training_and_leaves_the_student_whole():
-    objective, made = make(ReusedClassifier, student="MobileNetV2", image_size=32)
+    objective, made = make(SimKDMethod, student="MobileNetV2", image_size=32)
     deployed, batch = made.deploy(objective.student), batch_of(4)
     before = deployed.eval()(batch.images)
     objective.train()
@@ -120,11 +120,11 @@ def test_the_deployed_network_follows_training_and_leaves_the_student_whole():
 
 
 def test_a_deployed_network_is_rebuilt_without_the_teachers_weights():
-    objective, made = make(ReusedClassifier, teacher="MobileNetV2")
+    objective, made = make(SimKDMethod, teacher="MobileNetV2")
     objective(batch_of(4))
     saved = {"model": objective.student.state_dict(), "method": made.state_dict()}
     student, stranger = create_model("resnet8", CLASSES), create_model("MobileNetV2", CLASSES)
-    rebuilt = ReusedClassifier(student, stranger, options(ReusedClassifier))
+    rebuilt = SimKDMethod(student, stranger, options(SimKDMethod))
     student.load_state_dict(saved["model"])
     rebuilt.load_state_dict(saved["method"])
     images = batch_of(3, seed=1).images
@@ -133,7 +133,7 @@ def test_a_deployed_network_is_rebuilt_without_the_teachers_weights():
 
 
 def test_the_deployed_network_can_be_copied_and_exported():
-    objective, made = make(ReusedClassifier, student="MobileNetV2")
+    objective, made = make(SimKDMethod, student="MobileNetV2")
     deployed, images = made.deploy(objective.student).eval(), batch_of(2).images
     with torch.no_grad():
         expected = deployed(images)
@@ -143,7 +143,7 @@ def test_the_deployed_network_can_be_copied_and_exported():
 
 
 def test_the_loss_is_the_mean_square():
-    objective, made = make(ReusedClassifier)
+    objective, made = make(SimKDMethod)
     batch = batch_of(4)
     seen = watched(made)
     losses = objective(batch)
@@ -153,8 +153,8 @@ def test_the_loss_is_the_mean_square():
 
 def test_teachers_and_options_that_cannot_work():
     with pytest.raises(UsageError, match="reads no averaged map"):
-        make(ReusedClassifier, teacher="torchvision/vgg11", image_size=64)
+        make(SimKDMethod, teacher="torchvision/vgg11", image_size=64)
     with pytest.raises(UsageError, match="--factor 65 leaves nothing of the teacher's 64 channels"):
-        make(ReusedClassifier, factor=65)
+        make(SimKDMethod, factor=65)
     with pytest.raises(UsageError, match="--beta 0"):
-        make(ReusedClassifier, beta=0)
+        make(SimKDMethod, beta=0)

@@ -7,12 +7,14 @@ import torch
 from torch import nn
 
 from crd import CRDLoss
-from distiller_zoo import CRDTH, KDE, KDETH, KDTH, DistillKL, EmbeddingDistance, TeacherHead, get_method, methods
-from distiller_zoo.base import Features, Method, Pretraining
-from distiller_zoo.teacher_head import Mixture, SharedHead, mixture, with_teacher_head
+from distiller_zoo import CRDTH, KDE, KDETH, KDTH, DistillKL, KDEMethod, TeacherHead, get_method, methods
+from distiller_zoo.method import Method, Pretraining
+from distiller_zoo.modifiers.teacher_head import SharedHead, with_teacher_head
 from errors import UsageError
 from helper.objective import Objective
 from models import create_model, get_classifier
+from models.deploy import Mixture, mixture
+from models.features import Features
 from models.shared_head import share_head
 from tests.distiller_zoo import test_feature_methods
 from tests.distiller_zoo.pairs import CLASSES, batch_of
@@ -66,7 +68,7 @@ def loss_of_said(made, inputs, batch, beta, step=""):
 
 
 @each_precision
-@pytest.mark.parametrize(("key", "method", "beta"), [("KDTH", KDTH, 0), ("KDE", EmbeddingDistance, 1),
+@pytest.mark.parametrize(("key", "method", "beta"), [("KDTH", KDTH, 0), ("KDE", KDEMethod, 1),
                                                      ("KDETH", KDETH, 1)])
 def test_published_values(key, method, beta, dtype, suffix, tolerance):
     """Composed by the objective, from the networks' embeddings and logits."""
@@ -364,7 +366,7 @@ def test_a_second_teachers_head_is_refused(name):
 
 @pytest.mark.parametrize(("method", "message"), [
     (KDTH, "the classifier reads 128 features and the embedding has 64: use --th_adapter linear"),
-    (EmbeddingDistance, "the teacher's embedding has 128 features and the student's 64: use --th_adapter linear"),
+    (KDEMethod, "the teacher's embedding has 128 features and the student's 64: use --th_adapter linear"),
     (KDETH, "the teacher's embedding has 128 features and the student's 64")])
 def test_unequal_widths_without_an_adapter_are_refused(method, message):
     with pytest.raises(UsageError, match=message):

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from cli.options import teacher_options
 from dataset import Batch, make_loader
 from helper.device import choose_device
 from helper.fit import make_optimizer
 from helper.loop import evaluate
 from helper.objective import Objective
-from helper.options import teacher_options
 from tests.conftest import build_tiny
 from tests.golden import classic, draw_inputs
 

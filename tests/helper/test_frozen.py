@@ -3,11 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from helper.checkpoint import weights_hash
 from helper.device import Device
 from helper.frozen import fold_norms, prepare_teacher
 from models import create_model
 from models.base import Backbone
+from models.probe import weights_hash
 
 BF16 = Device(torch.device("cpu"), [], "bf16")
 UNFOLDED = {"wrn_16_2": 7}  # BatchNorms that read a sum, or a map that is handed out too

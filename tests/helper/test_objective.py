@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from dataset import Batch
-from distiller_zoo import DistillKL, Method, Weights, methods
+from distiller_zoo import DistillKL, LossWeights, Method, methods
 from errors import UsageError
 from helper import objective as module
 from helper.device import Device
@@ -20,7 +20,7 @@ CPU = Device(torch.device("cpu"), [], "fp32")
 class FeatureGap(Method):
     """A method with a parameter, a buffer and two named terms."""
 
-    weights = Weights(1.0, 0.0, 1.0, "none")
+    weights = LossWeights(1.0, 0.0, 1.0, "none")
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)

@@ -1,0 +1,68 @@
+"""METHOD(+MODIFIER)*: a method and what modifies it, under the name that --distill takes."""
+import sys
+from typing import NamedTuple
+
+from torch import nn
+
+from distiller_zoo.method import LossWeights, Method, Modifier
+from distiller_zoo.modifiers import modifiers
+from errors import UsageError, unknown
+
+
+class Composition(NamedTuple):
+    """A method and its modifiers, not built yet.
+
+    name: as --distill takes it, the modifiers in the order of `modifiers`, whatever order they are typed in.
+    weights: the published ones of the whole.
+    """
+
+    name: str
+    method: type[Method]
+    modifiers: dict[str, type[Modifier]]
+    weights: LossWeights
+
+    @property
+    def options(self):
+        """The flags of the method and of its modifiers, each once."""
+        declared = [option for part in (self.method, *self.modifiers.values()) for option in part.options]
+        return tuple({option.name: option for option in declared}.values())  # those of one name are declared alike
+
+    @property
+    def reads(self):
+        """What the method's class says that its loss reads; see Method.reads."""
+        return self.method.reads
+
+    @property
+    def needs_teacher(self):
+        """Is there anything that a teacher is for?"""
+        return self.reads is None or self.reads.teacher
+
+    @property
+    def paper(self):
+        """The first line of the file that it comes from: title, authors, venue."""
+        part = list(self.modifiers.values())[-1] if self.modifiers else self.method
+        return sys.modules[part.__module__].__doc__.splitlines()[0]
+
+    def with_modifiers(self, names):
+        """The same with further modifiers. Raises UsageError for unknown ones, two of one name, and for those that do
+        not go with the method."""
+        chosen, weights = dict(self.modifiers), self.weights
+        for name in names:
+            if name not in modifiers:
+                raise unknown("modifier of a method", name, modifiers)
+            if name in chosen:
+                raise UsageError(f"--distill {self.name}: the method has +{name} already: leave out the second")
+            modifiers[name].check(self.method)
+            chosen[name] = modifiers[name]
+        added = [name for name in modifiers if name in names]
+        for name in added:
+            weights = modifiers[name].weights_of(weights)
+        ordered = {name: chosen[name] for name in modifiers if name in chosen}
+        return Composition("+".join([self.name, *added]), self.method, ordered, weights)
+
+    def build(self, student, teacher, opt):
+        """The Method of a pair and its Modifiers, nn.ModuleDict by name. Arguments and errors are Method's."""
+        method = self.method(student, teacher, opt)
+        built = {name: modifier(student, teacher, opt, method) for name, modifier in self.modifiers.items()}
+        return method, nn.ModuleDict(built)
+

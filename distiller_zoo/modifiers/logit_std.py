@@ -1,0 +1,29 @@
+"""Logit Standardization in Knowledge Distillation. Sun, Ren, Li, Wang, Cao. CVPR 2024, arXiv 2403.01427.
+
+A modifier of the terms on the logits: METHOD+ls.
+
+z -> (z - mean_c z) / (std_c z + 1e-7) of both networks, std with divisor K - 1; cross-entropy sees the logits themselves
+"""
+from distiller_zoo.method import Modifier
+
+EPS = 1e-7
+SCALE, TEMPERATURE = 10, 2.0  # published for kd: alpha 9 where kd alone has 0.9, and T 2; T^2 is kept
+
+
+def standardise(z):
+    """Zero mean and unit deviation of each sample's logits: (B, K) -> (B, K) float32. A constant row becomes zeros."""
+    z = z.float()
+    return (z - z.mean(dim=1, keepdim=True)) / (EPS + z.std(dim=1, keepdim=True))
+
+
+class LogitStandardizationModifier(Modifier):
+    """Both networks' logits standardised before the losses on logits compare them."""
+
+    @classmethod
+    def weights_of(cls, weights):
+        return weights._replace(alpha=weights.alpha * SCALE, kd_T=TEMPERATURE)
+
+    def view(self, s, t):
+        if t is None or t.logits is None:
+            return s, t
+        return s._replace(logits=standardise(s.logits)), t._replace(logits=standardise(t.logits))

@@ -1,0 +1,76 @@
+"""The loss as a list of weighted terms."""
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from distiller_zoo.kd import DistillKL
+from distiller_zoo.method import Modifier
+from errors import UsageError
+from models.features import Reads
+
+
+class Term(NamedTuple):
+    """weight * loss(s, t, batch), where the loss gives a 0-dim tensor or a dict of named ones (see Method.forward).
+
+    loss.reads (Reads) says what of the networks it reads.
+    """
+
+    name: str
+    weight: float
+    loss: Callable
+
+    def __call__(self, s, t, batch):
+        """({name of each part: its weighted value}, logits of a prediction of its own (B, K) or None)."""
+        values = self.loss(s, t, batch)
+        if not isinstance(values, dict):
+            return {self.name: self.weight * values}, None
+        parts = {name: self.weight * value for name, value in values.items() if name != "logits"}
+        return parts, values.get("logits")
+
+
+class LogitKL(nn.Module):
+    """The KL term on the logits that alpha multiplies, whatever the method: DistillKL at temperature T."""
+
+    reads = Reads(logits=True)
+
+    def __init__(self, T=4.0):
+        super().__init__()
+        self.kl = DistillKL(T)
+
+    def forward(self, s, t, batch):
+        return self.kl(s.logits, t.logits.detach())
+
+
+def make_terms(criterion, opt=None, method=None, modifiers=()):
+    """The terms with a weight: gamma * criterion + alpha * KL + beta * method, and those of the modifiers.
+
+    Args:
+        criterion: the task's loss on the labels.
+        opt: gamma, alpha, beta, kd_T; None: the criterion alone, by which teachers and students alone train.
+        modifiers: of the method, in the order in which they are built.
+
+    Raises:
+        UsageError: no term has a weight; a modifier of the logits has nothing to act on.
+    """
+    if opt is None:
+        return [Term("ce", 1.0, criterion)]
+    terms = [Term("ce", opt.gamma, criterion), Term("kl", opt.alpha, LogitKL(opt.kd_T))]
+    if method is not None and method.reads is not None:
+        terms.append(Term("method", opt.beta, method))
+    terms = [term for term in terms if term.weight]
+    check_views(modifiers, terms, opt)
+    terms += [term for modifier in modifiers for term in modifier.terms()]
+    if not any(term.weight for term in terms):
+        raise UsageError("no loss has a weight: give --gamma or --alpha a value"
+                         + (", or --beta" if method is not None and method.reads is not None else ""))
+    return terms
+
+
+def check_views(modifiers, terms, opt):
+    """Raises UsageError if a modifier changes logits that no term compares."""
+    for modifier in modifiers:
+        if type(modifier).view is not Modifier.view and not any(term.loss.reads.logits for term in terms):
+            method, *names = opt.distill.split("+")
+            raise UsageError(f"--distill {opt.distill}: {method} has no term on the logits at --alpha 0, and "
+                             f"+{'+'.join(names)} nothing to act on: give -a a value, or use {method}")

@@ -1,0 +1,168 @@
+"""What a run deploys - evaluates, exports and uses as the next teacher - as data in its checkpoint.
+
+A Deployment names a kind of network, its plain settings, and where the trained parts besides the student are in the
+checkpoint. The same kind is assembled of live modules while a run trains, and rebuilt from a file afterwards, without
+the method, the teacher or the command line.
+"""
+from copy import copy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from errors import UsageError
+from models.probe import unwrap
+from models.reused import ReusedClassifier, SimKD
+from models.shared_head import TeacherHead
+
+
+class Deployment(NamedTuple):
+    """kind: a key of KINDS. spec: its plain settings. parts: {name: path}, where each trained part is among the
+    checkpoint's modules, such as "method.projector"."""
+
+    kind: str = "student"
+    spec: dict = {}  # noqa: RUF012 - never changed
+    parts: dict = {}  # noqa: RUF012
+
+    @property
+    def is_student(self):
+        """Is it the student itself, as its own weights alone tell?"""
+        return self.kind == "student" or (self.kind == "shared_head" and not self.spec["th_weight"])
+
+
+class Kind:
+    """How one kind of deployed network comes about. `make` builds its parts, untrained, from the spec; `join` puts
+    student and parts together, sharing their tensors."""
+
+    @staticmethod
+    def make(spec):
+        return {}
+
+    @staticmethod
+    def join(spec, student):
+        return student
+
+
+class ReusedKind(Kind):
+    """SimKD: spec {s_channels, t_channels, factor, t_size, image_size, classes, bias}; parts projector, classifier."""
+
+    @staticmethod
+    def make(spec):
+        return {"projector": SimKD(spec["s_channels"], spec["t_channels"], spec["factor"]),
+                "classifier": nn.Linear(spec["t_channels"], spec["classes"], bias=spec["bias"])}
+
+    @staticmethod
+    def join(spec, student, projector, classifier):
+        return ReusedClassifier(student, projector, classifier, tuple(spec["t_size"]), spec["image_size"])
+
+
+class SharedHeadKind(Kind):
+    """METHOD+th: spec {width (of the student's embedding), t_width, classes, bias, trained (has the adapter, if any,
+    learned?), th_weight}; part head, a TeacherHead. th_weight 0 is the student's own head, 1 the teacher's, between
+    them a mixture of their probabilities."""
+
+    @staticmethod
+    def make(spec):
+        classifier = nn.Linear(spec["t_width"], spec["classes"], bias=spec["bias"])
+        return {"head": TeacherHead(classifier, spec["width"])}
+
+    @staticmethod
+    def join(spec, student, head):
+        if not spec["th_weight"]:
+            return student
+        return with_head(student, head) if spec["th_weight"] == 1 else Mixture(student, head, spec["th_weight"])
+
+
+KINDS = {"student": Kind, "reused_classifier": ReusedKind, "shared_head": SharedHeadKind}
+
+
+def assemble(deployment, student, owner):
+    """The deployed network of live modules, sharing their tensors.
+
+    owner: an nn.Module in which the paths of `deployment.parts` are sub-modules (helper.objective.Objective).
+    """
+    parts = {name: owner.get_submodule(path) for name, path in deployment.parts.items()}
+    return KINDS[deployment.kind].join(deployment.spec, student, **parts)
+
+
+def rebuild(deployment, student, checkpoint):
+    """The deployed network from a checkpoint: `student` is built, the parts are filled from its entries.
+
+    An adapter is folded into the classifier behind it.
+    """
+    kind = KINDS[deployment.kind]
+    parts = kind.make(deployment.spec)
+    for name, module in parts.items():
+        entry, _, prefix = deployment.parts[name].partition(".")
+        state = checkpoint[entry]
+        module.load_state_dict({key.removeprefix(f"{prefix}."): tensor for key, tensor in state.items()
+                                if key.startswith(f"{prefix}.")})
+        if isinstance(module, TeacherHead):
+            parts[name] = module.folded()
+    return kind.join(deployment.spec, student, **parts)
+
+
+def choose_head(deployment, th_weight, path):
+    """The Deployment of a METHOD+th run with another weight of the teacher's head, from 0 to 1.
+
+    Raises UsageError, naming the checkpoint's `path`, for other runs and for a head whose adapter never learned.
+    """
+    if deployment.kind != "shared_head":
+        raise UsageError(f"{path} is no run of METHOD+th, between whose heads --th_inference and "
+                         "--validation_th_weight choose: leave them out")
+    check_head_weight(th_weight, deployment.spec["trained"])
+    return deployment._replace(spec=deployment.spec | {"th_weight": th_weight})
+
+
+def head_weight(th_inference, validation_th_weight):
+    """The weight of the teacher's head in the prediction, from the two flags. Raises UsageError if they disagree."""
+    if th_inference and validation_th_weight not in (0, 1):
+        raise UsageError(f"--th_inference 1 lets the teacher's head predict alone, --validation_th_weight "
+                         f"{validation_th_weight:g} not: give one of them")
+    return 1.0 if th_inference else validation_th_weight
+
+
+def check_head_weight(th_weight, trained):
+    """Raises UsageError where a head that never learned is to predict."""
+    if th_weight and not trained:
+        raise UsageError("--delta 0 leaves the adapter before the teacher's head untrained, which is to predict: "
+                         "give --delta a value")
+
+
+def with_head(student, head):
+    """A network that shares all of the student's layers but its classifier, which is `head`."""
+    return _replaced(unwrap(student), unwrap(student).head.split("."), head)
+
+
+def _replaced(module, path, layer):
+    twin = copy(module)
+    twin._modules = dict(module._modules)
+    name, *rest = path
+    twin._modules[name] = _replaced(module._modules[name], rest, layer) if rest else layer
+    return twin
+
+
+class Mixture(nn.Module):
+    """A student and the two classifiers on its embedding, their probabilities mixed. Shares all three.
+
+    Shapes: images (B, 3, H, W) -> logits (B, K), the logarithm of the mixed probabilities.
+    """
+
+    def __init__(self, student, head, th_weight):
+        super().__init__()
+        self.student, self.t_head = student, head  # not `head`, which is a backbone's one classifier
+        self.th_weight = th_weight
+
+    def forward(self, images):
+        feats, z_s = self.student(images, is_feat=True)
+        return mixture(z_s, self.t_head(feats[-1]), self.th_weight)
+
+
+def mixture(z_s, z_th, th_weight):
+    """log((1 - w) p_s + w p_th), p = softmax(z), w = th_weight in (0, 1]. Shapes: (B, K), (B, K) -> (B, K)."""
+    if th_weight == 1:
+        return z_th
+    log_p_s, log_p_th = (F.log_softmax(z.float(), dim=1) for z in (z_s, z_th))
+    weights = torch.tensor([1 - th_weight, th_weight]).log().tolist()  # numbers: a CUDA graph takes no CPU tensor
+    return torch.logaddexp(log_p_s + weights[0], log_p_th + weights[1])

@@ -1,0 +1,128 @@
+"""Flags: published spellings and meanings, defaults, refusals."""
+import pytest
+
+from cli.options import evaluate_options, student_options, teacher_options
+from distiller_zoo import methods
+from errors import UsageError
+
+STUDENT = ["--path_t", "teacher.pth"]
+
+
+def test_repdistillers_defaults():
+    opt = teacher_options([])
+    assert (opt.model, opt.dataset, opt.epochs, opt.batch_size) == ("resnet110", "cifar100", 240, 64)
+    assert (opt.lr_decay_epochs, opt.lr_decay_rate) == ([150, 180, 210], 0.1)
+    assert (opt.weight_decay, opt.momentum, opt.trial) == (5e-4, 0.9, "0")
+
+
+def test_decays_keep_their_proportion():
+    assert teacher_options(["--epochs", "24"]).lr_decay_epochs == [15, 18, 21]
+    assert teacher_options(["--epochs", "1"]).lr_decay_epochs == [1]
+    assert teacher_options(["--epochs", "24", "--lr_decay_epochs", "4,20"]).lr_decay_epochs == [4, 20]
+
+
+def test_hyphen_and_underscore_are_one_flag():
+    opt = student_options(["--path-t", "a-b.pth", "--lr-decay-epochs=10,20", "--model-s", "resnet14"])
+    assert (opt.path_t, opt.lr_decay_epochs, opt.model_s) == ("a-b.pth", [10, 20], "resnet14")
+
+
+@pytest.mark.parametrize("flags", [["-r", "2", "-a", "3", "-b", "4"], ["-c", "2", "-d", "3", "-b", "4"],
+                                   ["--cls", "2", "--div", "3", "--beta", "4"], ["--gamma", "2", "-d", "3", "-b", "4"]])
+def test_weights_have_repdistillers_and_simkds_names(flags):
+    opt = student_options([*STUDENT, *flags])
+    assert (opt.gamma, opt.alpha, opt.beta) == (2, 3, 4)
+
+
+@pytest.mark.parametrize("name", methods)
+def test_weights_not_given_are_the_methods(name):
+    args = [*(STUDENT if methods[name].needs_teacher else []), "--distill", name]
+    opt = student_options(args)
+    assert (opt.gamma, opt.alpha, opt.beta) == methods[name].weights[:3]
+    assert student_options([*args, "-a", "0"]).alpha == 0
+
+
+def test_the_seed_follows_the_trial():
+    assert [teacher_options(args).seed for args in ([], ["-t", "3"], ["--trial", "x"], ["-t", "3", "--seed", "7"])] \
+        == [0, 3, 0, 7]
+
+
+@pytest.mark.parametrize(("args", "message"), [
+    (["--path_t", "t", "--distil", "kd"], r"unknown flag '--distil': did you mean --distill"),
+    (["--path_t", "t", "--path-x", "kd"], r"unknown flag '--path_x': did you mean .*--path_t"),
+    (["--path_t", "t", "kd"], r"unexpected argument 'kd'"),
+    (["--path_t", "t", "--distill", "kdd"], r"unknown method 'kdd': did you mean kd"),
+    (["--path_t", "t", "--model_s", "resnet8x5"], r"unknown model 'resnet8x5': did you mean .*resnet8x4"),
+    (["--path_t", "t", "-d", "1", "-a", "1"], r"-d and --alpha are the same weight"),
+    (["--path_t", "t", "--epochs", "0"], r"--epochs: 0 is below 1"),
+    (["--path_t", "t", "--learning_rate", "nan"], r"--learning_rate: 'nan' is not a finite number"),
+    (["--path_t", "t", "--kd_T", "0"], r"--kd_T: 0 is not above 0"),
+    (["--path_t", "t", "--lr_decay_epochs", "9,3"], r"'9,3' is not a rising list"),
+    (["--path_t", "t", "--name", "a/b"], r"'a/b' is not letters"),
+    ([], r"--path_t is missing"),
+    (["--path_t", "t", "--delta", "1"], r"--delta weighs the teacher's head, and --distill kd has none: use kd\+th"),
+    (["--path_t", "t", "--th_inference"], r"--th_inference does nothing for --distill kd: .* kdth, .*, METHOD\+th\)"),
+    (["--path_t", "t", "--validation_th_weight", "0.3"], r"--validation_th_weight does nothing for --distill kd"),
+    (["--path_t", "t", "--kdth_t", "2"], r"--kdth_t does nothing for --distill kd"),
+    (["--path_t", "t", "--th_adapter", "none"], r"--th_adapter does nothing for --distill kd.* with --copy_head\)"),
+    (["--path_t", "t", "--path_heads", "x"], r"--path_heads does nothing for --distill kd: .* dih, mhkd, tofd\)"),
+    (["--path_t", "t", "--head_stages", "1"], r"--head_stages does nothing"),
+    (["--path_t", "t", "--peers", "resnet8"], r"--peers does nothing for --distill kd: leave it out \(it is for dml\)"),
+    (["--path_t", "t", "--distill", "crd+th", "-s", "2"], r"--soft does nothing for --distill crd\+th"),
+    (["--distill", "dml", "--th_inference", "1"], r"--th_inference does nothing for --distill dml"),
+])
+def test_refusals(args, message):
+    with pytest.raises(UsageError, match=message):
+        student_options(args)
+
+
+@pytest.mark.parametrize("args", [
+    ["--th_inference", "0"],  # as it is anyway
+    ["--copy_head", "--th_adapter", "none"], ["--distill", "kde", "--th_adapter", "none"],
+    ["--distill", "kd+th", "--th_adapter", "none", "--kdth_t", "2", "--th_inference"],
+    ["--distill", "hint+th", "--hint_layer", "1"], ["--distill", "fsp", "--init_epochs", "3"],
+    ["--distill", "crd", "--feat_dim", "64"], ["--distill", "correlation", "--feat_dim", "64"],
+])
+def test_flags_of_the_method(args):
+    assert student_options([*STUDENT, *args])
+
+
+@pytest.mark.parametrize("name", methods)
+def test_every_flag_of_a_method_is_taken_by_it(name):
+    """The check of flags goes by the names that the parser makes of them."""
+    args = [*(STUDENT if methods[name].needs_teacher else []), "--distill", name]
+    for option in methods[name].options:
+        value = {"path_heads": "x", "head_stages": "1", "peers": "resnet8"}.get(option.flags[-1][2:])
+        choices = option.settings.get("choices")
+        value = value or str(choices[-1] if choices else 1)
+        student_options([*args, option.flags[-1], value])
+
+
+def test_an_adapter_without_a_head_to_share():
+    with pytest.raises(UsageError, match="--th_adapter is for the classifier of --path_th"):
+        teacher_options(["--th_adapter", "none"])
+    assert teacher_options(["--th_adapter", "none", "--path_th", "x"]).th_adapter == "none"
+
+
+def test_evaluate_needs_a_checkpoint():
+    with pytest.raises(UsageError, match="--path is missing"):
+        evaluate_options([])
+
+
+@pytest.mark.parametrize("options", [teacher_options, student_options, evaluate_options])
+def test_help_is_grouped_and_shows_defaults(options, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        options(["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    for group in ("network", "data:", "machine:"):
+        assert group in text
+    assert "(default: auto)" in text
+    assert "(default: None)" not in text
+
+
+def test_help_lists_every_method_with_its_weights(capsys):
+    with pytest.raises(SystemExit):
+        student_options(["--help"])
+    text = capsys.readouterr().out
+    for name, method in methods.items():
+        assert f"  {name:12} -r {method.weights.gamma:g} -a {method.weights.alpha:g}" in text
