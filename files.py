@@ -12,7 +12,7 @@ __all__ = ["Timeout", "lock", "remove_abandoned", "write_text", "writing"]
 
 @contextlib.contextmanager
 def writing(path):
-    """A binary file that appears under `path` only once it is complete and on the disk, and not at all if writing fails.
+    """A binary file that appears under `path` only when it is complete and on the disk, not at all if writing fails.
 
     Whoever reads `path`, at any moment and after any crash, finds the old file or the new one, never half of one. Two
     processes may write one path at once: each has its own temporary file, and the last rename wins.

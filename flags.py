@@ -1,6 +1,7 @@
-"""What a flag of the command line is, its role in a run's identity, and the types of values."""
+"""What a flag of the command line is, its role in a run's identity, the types of values, and parsed options."""
 import argparse
 import math
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -27,6 +28,42 @@ class Option(NamedTuple):
     def name(self):
         """The attribute of the parsed options: that of the long flag."""
         return next(flag for flag in self.flags if flag.startswith("--"))[2:]
+
+
+class Options(Mapping):
+    """Parsed options, read-only: opt.epochs, opt["epochs"], dict(opt).
+
+    Attributes:
+        given: names of the identifying options that are not at their defaults, in the order of the flags.
+        roles: {name: Role}.
+    """
+
+    def __init__(self, values, given=(), roles=None):
+        object.__setattr__(self, "_values", dict(values))
+        object.__setattr__(self, "given", tuple(given))
+        object.__setattr__(self, "roles", dict(roles or {}))
+
+    def __getitem__(self, name):
+        return self._values[name]
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+    def __getattr__(self, name):
+        try:
+            return object.__getattribute__(self, "_values")[name]
+        except KeyError:
+            raise AttributeError(f"there is no option {name}") from None
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"options are read-only after parsing: {name}")
+
+    def but(self, **values):
+        """A copy with other or more values."""
+        return Options(self._values | values, self.given, self.roles)
 
 
 def number(kind, at_least=None, above=None, below=None, at_most=None):

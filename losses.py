@@ -13,16 +13,18 @@ class Loss(nn.Module):
     autocast is switched off. float64 stays float64: gradient checks rely on it.
     """
 
-    def __call__(self, *inputs):
-        inputs = _float32(inputs)
-        device = next(_tensors(inputs)).device.type
+    def __call__(self, *inputs, **named):
+        inputs, named = _float32(inputs), _float32(named)
+        device = next(_tensors([*inputs, *named.values()]), torch.empty(0)).device.type
         with torch.autocast(device, enabled=False):
-            return super().__call__(*inputs)
+            return super().__call__(*inputs, **named)
 
 
 def _float32(x):
     if isinstance(x, Tensor):
         return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    if isinstance(x, dict):
+        return {key: _float32(item) for key, item in x.items()}
     return type(x)(_float32(item) for item in x) if isinstance(x, (list, tuple)) else x
 
 

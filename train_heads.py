@@ -1,5 +1,5 @@
-"""Train intermediate classifiers on a frozen teacher: heads.pth beside it for --distill dih, heads_sepconv.pth for tofd,
-heads_conv.pth for mhkd.
+"""Train intermediate classifiers on a frozen teacher: heads.pth beside it for --distill dih, heads_sepconv.pth for
+tofd, heads_conv.pth for mhkd.
 
     python train_heads.py --path_t save/teachers/resnet110_cifar100_recipe-dih_trial-0 --recipe dih
 """

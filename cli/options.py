@@ -2,14 +2,14 @@
 import argparse
 
 from cli import recipes
-from cli.parser import Options, Parser, add, add_option, epoch_list, file_name, underscored
+from cli.parser import Parser, add, add_option, epoch_list, file_name, underscored
 from dataset import dataset_dict
 from distiller_zoo import get_method, methods, modifiers
 from distiller_zoo.method import LossWeights
 from distiller_zoo.modifiers.teacher_head import CHOICE
 from distiller_zoo.options import HEAD_STAGES, TH_ADAPTER
 from errors import UsageError
-from flags import SWITCH, Role, number
+from flags import SWITCH, Options, Role, number
 from helper.optim import OPTIMIZERS, SCHEDULES
 from models import check_name, default_learning_rate, model_dict
 from models.heads import HEAD_TYPES
@@ -25,7 +25,7 @@ def teacher_options(argv=None):
     group = parser.add_argument_group("network")
     add(group, "--model", default="resnet110", help=f"architecture: {_names(model_dict)}, or torchvision/NAME")
     add(group, "--path_th", role=Role.INPUT, metavar="FILE", help="SH-KD: a network, such as the student to be, whose "
-                       "classifier this one gets, frozen")
+        "classifier this one gets, frozen")
     add_option(group, TH_ADAPTER)
     _add_training(parser)
     _add_data(parser)
@@ -50,17 +50,17 @@ def student_options(argv=None):
 
     group = parser.add_argument_group("distillation", "loss = gamma * CE + alpha * KL + beta * method; weights not "
                                       "given are the method's published ones, listed below")
-    add(group, "--distill", default="kd", metavar="METHOD", help=f"method: {_names(methods)}; METHOD+NAME "
-        f"modifies one: {_names(modifiers)}, in any order")
+    add(group, "--distill", default="kd", metavar="METHOD", help=f"method: {_names(methods)}; METHOD+NAME modifies "
+        f"one: {_names(modifiers)}, in any order")
     weight = number(float, at_least=0)
     add(group, "-r", "--gamma", "-c", "--cls", dest="gamma", type=weight, help="weight of cross-entropy")
     add(group, "-a", "--alpha", "--div", dest="alpha", type=weight, help="weight of the KL on the logits")
     add(group, "-b", "--beta", dest="beta", type=weight, help="weight of the method's own loss")
     add(group, "--delta", type=weight, help="weight of the teacher's head in METHOD+th")
-    add(group, "-d", dest="d", type=weight, help="the same as --delta with kdeth and crdth; with others "
-                       "what SimKD's --div (alpha) is for them")
-    add(group, "--kd_T", type=number(float, above=0), help="temperature of the KL on the logits, and of dih's, "
-                       "mhkd's and dml's; tofd has --tofd_t instead; default: the recipe's, or 4, or as listed")
+    add(group, "-d", dest="d", type=weight, help="the same as --delta with kdeth and crdth; with others what SimKD's "
+        "--div (alpha) is for them")
+    add(group, "--kd_T", type=number(float, above=0), help="temperature of the KL on the logits, and of dih's, mhkd's "
+        "and dml's; tofd has --tofd_t instead; default: the recipe's, or 4, or as listed")
     _add_method_options(group, parser, argv)
     _add_training(parser)
     _add_data(parser)
@@ -83,15 +83,17 @@ def student_options(argv=None):
 
 def heads_options(argv=None):
     """Options of train_heads.py. Raises UsageError."""
-    parser = Parser(description="Tune intermediate classifiers on a frozen teacher.", epilog=recipes.describe_recipes())
+    parser = Parser(description="Train intermediate classifiers on a frozen teacher.",
+                    epilog=recipes.describe_recipes())
     group = parser.add_argument_group("teacher")
     _add_teacher(group)
     group = parser.add_argument_group("heads")
-    add(group, "--head_type", choices=list(HEAD_TYPES), default="flat", help="flat: one linear layer "
-                       "(dih); conv: two convolutions (mhkd); sepconv: separable ones to the last stage's width (tofd)")
+    add(group, "--head_type", choices=list(HEAD_TYPES), default="flat",
+        help="flat: one linear layer (dih); conv: two convolutions (mhkd); sepconv: separable ones to the last "
+        "stage's width (tofd)")
     add_option(group, HEAD_STAGES)
-    add(group, "--head_pool", type=number(int, at_least=1), metavar="N", help="flat: average each map to N x N "
-                       "first, which takes (side/N)^2 times fewer parameters; default: do not")
+    add(group, "--head_pool", type=number(int, at_least=1), metavar="N",
+        help="flat: average each map to N x N first, which takes (side/N)^2 times fewer parameters; default: do not")
     _add_training(parser)
     _add_data(parser)
     _add_machine(parser)
@@ -102,6 +104,8 @@ def heads_options(argv=None):
     opt = opt.but(name=opt.name or heads_name(opt.head_type))
     if opt.path_t is None:
         raise UsageError("--path_t is missing: name the teacher's checkpoint, or its run's directory")
+    if opt.ema_decay:
+        raise UsageError("--ema_decay is for networks: leave it out, each head is kept as of its best epoch")
     if opt.head_pool and opt.head_type != "flat":
         raise UsageError(f"--head_pool is for flat heads: leave it out with --head_type {opt.head_type}")
     return opt
@@ -116,7 +120,8 @@ def evaluate_options(argv=None):
     for option in CHOICE:
         add_option(group, option, default=None, help=f"{option.settings['help']}; default: as its run was evaluated")
     add(group, "--path_t", role=Role.INPUT, metavar="FILE", help="a teacher to compare with")
-    add(group, "--model_t", role=Role.INPUT, metavar="NAME", help="the teacher's architecture, likewise")
+    add(group, "--model_t", role=Role.INPUT, metavar="NAME", help="the teacher's architecture, when neither its "
+        "file nor its path says so")
     add(group, "--json", metavar="FILE", help="write the scores there too")
     group = _add_data(parser)
     parser.set_defaults(dataset=None, data_dir=None, image_size=None, holdout=None)  # the checkpoint's own
@@ -137,14 +142,15 @@ def compare_options(argv=None):
     add(group, "path_a", metavar="A", help="a checkpoint, or the directory of its run")
     add(group, "path_b", metavar="B", help="the one to compare it with")
     add(group, "--model_a", metavar="NAME", help="A's architecture, when neither it nor its path says so")
-    add(group, "--model_b", metavar="NAME", help="B's architecture, likewise")
+    add(group, "--model_b", metavar="NAME", help="B's architecture, when neither its file nor path says so")
     add(group, "--json", metavar="FILE", help="write the numbers there too")
-    add(group, "--plot", metavar="FILE", help="write the picture there, as .png, .pdf or .svg; default: "
-                       "heads_A_B.png in --save_dir, after the names of the runs or files")
+    add(group, "--plot", metavar="FILE", help="write the picture there, as .png, .pdf or .svg; default: heads_A_B.png "
+        "in --save_dir, after the names of the runs or files")
     group = _add_data(parser)
     group.description = "default: the data set that A, or else B, was trained on; --dataset none: no predictions"
     parser.set_defaults(dataset=None, data_dir=None, image_size=None, holdout=None)  # the checkpoint's own
-    add(group, "--save_dir", role=Role.PLACE, default="save", help="where the picture goes and decoded folders are cached")
+    add(group, "--save_dir", role=Role.PLACE, default="save", help="where the picture goes and decoded folders are "
+        "cached")
     add(group, "--split", choices=["test", "val", "train"], default="test", help="images to classify")
     add(group, "--batch_size", type=number(int, at_least=1), default=250, help="images per forward pass")
     _add_machine(parser)
@@ -155,27 +161,31 @@ def compare_options(argv=None):
 
 
 def _add_teacher(group):
-    add(group, "--path_t", role=Role.INPUT, metavar="FILE", help="the teacher's checkpoint, or the directory of its run")
-    add(group, "--model_t", role=Role.INPUT, metavar="NAME", help="the teacher's architecture, when neither its checkpoint nor "
-                       "its path says so")
-    add(group, "--skip_validation", role=Role.DISPLAY, action="store_true", help="do not measure the teacher's accuracy first")
+    add(group, "--path_t", role=Role.INPUT, metavar="FILE", help="the teacher's checkpoint, or the directory of its "
+        "run")
+    add(group, "--model_t", role=Role.INPUT, metavar="NAME", help="the teacher's architecture, when neither its "
+        "checkpoint nor its path says so")
+    add(group, "--skip_validation", role=Role.DISPLAY, action="store_true",
+        help="do not measure the teacher's accuracy first")
 
 
 def _add_training(parser):
     group = parser.add_argument_group("training")
-    add(group, "--recipe", default=recipes.DEFAULT, help="where this group's defaults come from, and the "
-                       f"weights of some methods: {_names(recipes.RECIPES)} (listed below)")
+    add(group, "--recipe", default=recipes.DEFAULT, help="where this group's defaults come from, and the weights of "
+        f"some methods: {_names(recipes.RECIPES)} (listed below)")
     add(group, "--epochs", type=number(int, at_least=1), help="passes over the data")
     add(group, "--batch_size", type=number(int, at_least=1), help="images per step")
-    add(group, "--learning_rate", type=number(float, above=0),
-                       help="default: the recipe's, or the network's published one, 0.05 or 0.01 (README's table)")
-    add(group, "--lr_schedule", choices=list(SCHEDULES), default="step", help="how the learning rate falls: step by step, "
-        "or from every step to the next to --lr_min, like half a cosine or like (1 - done)^lr_power")
+    add(group, "--learning_rate", type=number(float, above=0), help="default: the recipe's, or the network's "
+        "published one, 0.05 or 0.01 (README's table)")
+    add(group, "--lr_schedule", choices=list(SCHEDULES), default="step",
+        help="how the learning rate falls: step by step, or from every step to the next to --lr_min, like half a "
+        "cosine or like (1 - done)^lr_power")
     add(group, "--lr_decay_epochs", type=epoch_list, metavar="E,E,...",
-                       help="epochs after which the learning rate falls; default: the recipe's (150,180,210 of 240), "
-                       "and these in proportion for another --epochs")
+        help="epochs after which the learning rate falls; default: the recipe's (150,180,210 of 240), and these in "
+        "proportion for another --epochs")
     add(group, "--lr_decay_rate", type=number(float, above=0), help="factor of each fall")
-    add(group, "--lr_min", type=number(float, at_least=0), default=0.0, help="cosine, polynomial: the last learning rate")
+    add(group, "--lr_min", type=number(float, at_least=0), default=0.0,
+        help="cosine, polynomial: the last learning rate")
     add(group, "--lr_power", type=number(float, above=0), default=2.0, help="polynomial: its power")
     add(group, "--lr_warmup_epochs", type=number(float, at_least=0), default=0.0, metavar="N",
         help="epochs over which the learning rate first rises, by the step")
@@ -185,56 +195,59 @@ def _add_training(parser):
     add(group, "--optimizer", choices=list(OPTIMIZERS), default="sgd", help="sgd, or adamw (betas 0.9, 0.999)")
     add(group, "--momentum", type=number(float, at_least=0), help="of SGD")
     add(group, "--nesterov", **SWITCH, help="1: Nesterov's momentum")
-    add(group, "--padding", choices=["constant", "reflect"], help="what is around an image before its random "
-                       "crop: black, or its mirror image")
+    add(group, "--padding", choices=["constant", "reflect"], help="what is around an image before its random crop: "
+        "black, or its mirror image")
 
 
 def _add_data(parser):
     group = parser.add_argument_group("data")
     add(group, "--dataset", default="cifar100", help=f"{_names(dataset_dict)}")
-    add(group, "--data_dir", role=Role.PLACE, default="data", help="where data sets are; for 'folder', the tree itself; for "
-                       "'tiny_imagenet' either")
+    add(group, "--data_dir", role=Role.PLACE, default="data", help="where data sets are; for 'folder', the tree "
+        "itself; for 'tiny_imagenet' either")
     add(group, "--image_size", type=number(int, at_least=8), help="side in pixels that images of a folder or "
-                       "tiny_imagenet are resized and cropped to; default: their own")
+        "tiny_imagenet are resized and cropped to; default: their own")
     add(group, "--holdout", type=number(int, at_least=0), default=0, metavar="N",
-                       help="take N training images per class as the validation set that chooses the best epoch")
+        help="take N training images per class as the validation set that chooses the best epoch")
     add(group, "--loader", choices=["auto", "device", "torch"], default="auto",
-                       help="device: the whole set on the training device; torch: torchvision transforms in workers; "
-                       "auto: device where it fits")
-    add(group, "--num_workers", role=Role.PLACE, type=number(int, at_least=0), default=2, help="processes of the torch loader")
+        help="device: the whole set on the training device; torch: torchvision transforms in workers; auto: device "
+        "where it fits")
+    add(group, "--num_workers", role=Role.PLACE, type=number(int, at_least=0), default=2,
+        help="processes of the torch loader")
     return group
 
 
 def _add_machine(parser):
     group = parser.add_argument_group("machine")
-    add(group, "--gpu_id", role=Role.PLACE, default="", metavar="IDS", help="such as 0, 0,1 (DataParallel) or cpu; default: the "
-                       "first GPU, or the CPU where there is none")
+    add(group, "--gpu_id", role=Role.PLACE, default="", metavar="IDS", help="such as 0, 0,1 (DataParallel) or cpu; "
+        "default: the first GPU, or the CPU where there is none")
     add(group, "--precision", choices=["auto", "fp32", "bf16", "fp16"], default="auto",
-                       help="of the networks, losses are float32; auto: bf16 where the hardware has it")
+        help="of the networks, losses are float32; auto: bf16 where the hardware has it")
 
 
 def _add_fast_path(parser, teacher=True):
     group = parser.add_argument_group("fast path")
-    add(group, "--compile", choices=["auto", "on", "off"], default="auto", help="networks and losses by "
-                       "torch.compile; auto: in runs that are long enough to earn its time back")
+    add(group, "--compile", choices=["auto", "on", "off"], default="auto",
+        help="networks and losses by torch.compile; auto: in runs that are long enough to earn its time back")
     if teacher:
-        add(group, "--plain_teacher", action="store_true", help="run the teacher as it is, rather than with "
-                           "its BatchNorm folded into convolutions and its weights in the networks' precision")
+        add(group, "--plain_teacher", action="store_true", help="run the teacher as it is, rather than with its "
+            "BatchNorm folded into convolutions and its weights in the networks' precision")
 
 
 def _add_run(parser, trial, save_dir="where runs go"):
     group = parser.add_argument_group("run")
     add(group, "-t", "--trial", type=file_name, default=trial, help="run id, the last part of its name")
-    add(group, "--name", role=Role.PLACE, type=file_name, help="name of the run's directory; default: made from its options")
-    add(group, "--seed", type=number(int, at_least=0, below=2**63), help="of every random generator; default: "
-                       "the trial, when it is a number, else 0")
+    add(group, "--name", role=Role.PLACE, type=file_name, help="name of the run's directory; default: made from its "
+        "options")
+    add(group, "--seed", type=number(int, at_least=0, below=2**63), help="of every random generator; default: the "
+        "trial, when it is a number, else 0")
     add(group, "--deterministic", action="store_true", help="refuse GPU kernels that are not repeatable")
     add(group, "--save_dir", role=Role.PLACE, default="save", help=save_dir)
-    add(group, "--overwrite", role=Role.DISPLAY, action="store_true", help="start an existing run anew instead of resuming it")
+    add(group, "--overwrite", role=Role.DISPLAY, action="store_true", help="start an existing run anew instead of "
+        "resuming it")
     add(group, "--save_freq", role=Role.DISPLAY, type=number(int, at_least=0), default=40, metavar="N",
-                       help="keep ckpt_epoch_E.pth every N epochs; 0: never")
+        help="keep ckpt_epoch_E.pth every N epochs; 0: never")
     add(group, "--print_freq", role=Role.DISPLAY, type=number(int, at_least=1), default=100, metavar="N",
-                       help="steps between two readings of the losses")
+        help="steps between two readings of the losses")
 
 
 def _finish(parser, argv):
@@ -299,7 +312,7 @@ def _set_recipe(parser, argv):
     first.add_argument("--distill", default=parser.get_default("distill"))
     chosen, _ = first.parse_known_args(underscored(argv))
     settings = recipes.recipe_settings(chosen.recipe, chosen.distill)
-    flags = {action.dest for action in parser._actions} - set(WEIGHTS)  # see _fill_in_weights
+    flags = {action.dest for action in parser._actions} - set(WEIGHTS)  # see _weights
     parser.set_defaults(**{key: value for key, value in settings.items() if key in flags})
     return settings["decays"], settings["epochs"]
 

@@ -2,45 +2,9 @@
 import argparse
 import re
 import sys
-from collections.abc import Mapping
 
 from errors import UsageError, unknown
 from flags import PICTURES, Role
-
-class Options(Mapping):
-    """Parsed options, read-only: opt.epochs, opt["epochs"], dict(opt).
-
-    Attributes:
-        given: names of the identifying options that are not at their defaults, in the order of the flags.
-        roles: {name: flags.Role}.
-    """
-
-    def __init__(self, values, given=(), roles=None):
-        object.__setattr__(self, "_values", dict(values))
-        object.__setattr__(self, "given", tuple(given))
-        object.__setattr__(self, "roles", dict(roles or {}))
-
-    def __getitem__(self, name):
-        return self._values[name]
-
-    def __iter__(self):
-        return iter(self._values)
-
-    def __len__(self):
-        return len(self._values)
-
-    def __getattr__(self, name):
-        try:
-            return object.__getattribute__(self, "_values")[name]
-        except KeyError:
-            raise AttributeError(f"there is no option {name}") from None
-
-    def __setattr__(self, name, value):
-        raise AttributeError(f"options are read-only after parsing: {name}")
-
-    def but(self, **values):
-        """A copy with other or more values."""
-        return Options(self._values | values, self.given, self.roles)
 
 
 def add(group, *flags, role=Role.IDENTITY, **settings):

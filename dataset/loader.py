@@ -11,7 +11,7 @@ class Batch(NamedTuple):
     images: torch.Tensor  # (B, 3, H, W) float32, normalised
     target: torch.Tensor  # (B,) int64, class
     index: torch.Tensor  # (B,) int64, position in the ImageSet
-    soft: torch.Tensor | None = None  # (B, K) float32, probabilities that take the place of the class (mixup, smoothing)
+    soft: torch.Tensor | None = None  # (B, K) float32, probabilities instead of classes
 
 
 def derived_seed(*parts):

@@ -86,7 +86,8 @@ def _head_sharing(base, name, weights=None, **means):
 
 # HeadSharingKD's methods. -d is their delta; kdth's published weight of the teacher's head is --beta.
 methods["kdth"] = _head_sharing("kd+th", "kdth", LossWeights(
-    1.0, 1.5, 0.0, "HeadSharingKD, README; there beta is the weight of the teacher's head", DELTA), d="alpha", beta="delta")
+    1.0, 1.5, 0.0, "HeadSharingKD, README; there beta is the weight of the teacher's head", DELTA),
+    d="alpha", beta="delta")
 methods["kdeth"] = _head_sharing("kde+th", "kdeth", d="delta")
 methods["crdth"] = _head_sharing("crd+th", "crdth", LossWeights(0.9, 1.0, 0.8, "HeadSharingKD, README", DELTA),
                                  d="delta")

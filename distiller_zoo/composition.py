@@ -7,6 +7,7 @@ from torch import nn
 from distiller_zoo.method import LossWeights, Method, Modifier
 from distiller_zoo.modifiers import modifiers
 from errors import UsageError, unknown
+from flags import Options
 
 
 class Composition(NamedTuple):
@@ -43,6 +44,13 @@ class Composition(NamedTuple):
         part = list(self.modifiers.values())[-1] if self.modifiers else self.method
         return sys.modules[part.__module__].__doc__.splitlines()[0]
 
+    def defaults(self, **given):
+        """Options without a command line: the published weights, and every flag of the method at its default, but for
+        those that are given."""
+        options = {name: value for name, value in self.weights._asdict().items() if name not in ("source", "means")}
+        options |= {option.name: option.settings.get("default") for option in self.options}
+        return Options({"distill": self.name, "learning_rate": 0.05, **options, **given})
+
     def with_modifiers(self, names):
         """The same with further modifiers. Raises UsageError for unknown ones, two of one name, and for those that do
         not go with the method."""
@@ -60,8 +68,18 @@ class Composition(NamedTuple):
         ordered = {name: chosen[name] for name in modifiers if name in chosen}
         return Composition("+".join([self.name, *added]), self.method, ordered, weights)
 
-    def build(self, student, teacher, opt):
-        """The Method of a pair and its Modifiers, nn.ModuleDict by name. Arguments and errors are Method's."""
+    def build(self, student, teacher, opt=None, **given):
+        """The Method of a pair and its Modifiers, nn.ModuleDict by name.
+
+        Args:
+            opt: the options, as Method's. Without them those are the defaults, and `given` ones: image_size and
+                num_classes at least; n_data, targets, learning_rate and others where the method reads them.
+
+        Raises:
+            UsageError: as Method.
+        """
+        if opt is None:
+            opt = self.defaults(**given)
         method = self.method(student, teacher, opt)
         built = {name: modifier(student, teacher, opt, method) for name, modifier in self.modifiers.items()}
         return method, nn.ModuleDict(built)

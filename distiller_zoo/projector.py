@@ -89,7 +89,8 @@ class ProjectorMethod(Method):
     reads. The projector is dropped after training.
     """
 
-    weights = LossWeights(1.0, 1.0, 2.0, "the authors' ResNet34 -> ResNet18 (diff); their DeiT (corr): 1, 1, 1", kd_T=1.0)
+    weights = LossWeights(1.0, 1.0, 2.0, "the authors' ResNet34 -> ResNet18 (diff); their DeiT (corr): 1, 1, 1",
+                          kd_T=1.0)
     options = (
         Option(("--projector_loss",), {"choices": ["diff", "corr"], "default": "diff",
                                        "help": "projector: the paper's difference, published with -b 2, or its "

@@ -35,8 +35,8 @@ class Meters:
             self.sums = torch.zeros(len(values), dtype=torch.float64, device=self.device)
             self.bad_step = torch.full((len(values),), _NEVER, dtype=torch.int64, device=self.device)
         elif self.names != list(losses.terms):
-            raise UsageError(f"the loss has terms {list(losses.terms)} at step {self.step + 1}, and had {self.names}: a "
-                             "method has to give the same terms in every step")
+            raise UsageError(f"the loss has terms {list(losses.terms)} at step {self.step + 1}, and had {self.names}: "
+                             "a method has to give the same terms in every step")
         self.step += 1
         self.sums.add_(values, alpha=len(batch.target))
         self.bad_step.clamp_(max=torch.where(values.isfinite(), _NEVER, self.step))

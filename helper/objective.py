@@ -115,7 +115,7 @@ class Objective(nn.Module):
         return Features(*self.network(network, images, is_feat=True, **settings))
 
     def trained_parameters(self):
-        """What the optimiser gets: all of student, method and modifiers that requires a gradient, and nothing frozen."""
+        """What the optimiser gets: all of student, method and modifiers that requires a gradient."""
         return [p for p in self.parameters() if p.requires_grad]
 
 

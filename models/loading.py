@@ -20,7 +20,7 @@ from models.shared_head import TeacherHead, set_classifier
 
 STATE_KEYS = ("model", "state_dict", "net")
 OPTION_KEYS = ("options", "opt")
-ACCURACY_KEYS = ("best_acc", "accuracy", "acc", "best_acc1", "best_prec1")
+ACCURACY_KEYS = ("best_acc", "accuracy", "acc", "best_acc1", "best_prec1")  # ours is "accuracy"
 # Of DataParallel, torch.compile, and HeadSharingKD's student beside a teacher's head, whose own entries are HEAD's.
 WRAPPERS = ("module.", "_orig_mod.", "model_s.")
 HEAD = "t_head."
@@ -189,9 +189,7 @@ def _find_name(raw):
 
 
 def _find_accuracy(raw):
-    metrics = raw.get("metrics")
-    recorded = [metrics.get("test_acc")] if isinstance(metrics, Mapping) else []
-    for value in [*recorded, *(raw.get(key) for key in ACCURACY_KEYS)]:
+    for value in (raw.get(key) for key in ACCURACY_KEYS):
         if isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.numel() == 1):
             return float(value)
     return None

@@ -1,5 +1,6 @@
-"""The registry of networks: `model_dict` maps a name to a constructor that takes `num_classes`; SOURCES has the libraries
-whose networks go by PREFIX/NAME.
+"""The registry of networks: `model_dict` maps a name to a constructor that takes `num_classes`.
+
+SOURCES has the libraries whose networks go by PREFIX/NAME.
 
 Adding a network: its file, with a subclass of models.base.Backbone, and a line in `model_dict`.
 """

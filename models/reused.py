@@ -1,4 +1,4 @@
-"""A student that predicts by its teacher's classifier, behind a projector (SimKD). Chen et al. 2022, arXiv 2203.14001."""
+"""A student that predicts by its teacher's classifier, behind a projector (SimKD, arXiv 2203.14001)."""
 from copy import copy
 
 import torch

@@ -124,10 +124,12 @@ class Run:
     def _result(self):
         facts = self.record.facts
         network = {"arch": facts["arch"], "imagenet": facts["imagenet"], "num_classes": facts["data"]["num_classes"]}
-        deployment = {} if self.deployment is None else {"deployment": self.deployment._asdict()}
-        return network | self.training.result() | deployment | {
-            "epoch": len(self.history), "metrics": self.history[-1] if self.history else {},
-            "record": self.record.as_dict()}
+        if self.deployment is not None:
+            network["deployment"] = self.deployment._asdict()
+        if self.history:
+            network["accuracy"] = self.task.value(self.history[-1])
+        return network | self.training.result() | {"epoch": len(self.history), "record": self.record.as_dict(),
+                                                   "metrics": self.history[-1] if self.history else {}}
 
     def _lock(self):
         self.lock = lock(self.directory / ".lock", timeout=0)  # held until the run is closed

@@ -73,8 +73,8 @@ class RunRecord:
     def differs(self, before):
         """[(what, its value in `before`, its value here)], where the two records are of different runs.
 
-        What only one of them knows does not count: an earlier version had fewer options, and before it starts a run does
-        not know what data, networks and device decide.
+        What only one of them knows does not count: an earlier version had fewer options, and before a run starts it
+        does not know what data, networks and device decide.
         """
         here, there = self._effective(), before._effective()
         return [(key, there[key], here[key]) for key in here
@@ -82,8 +82,8 @@ class RunRecord:
 
     def _effective(self):
         """{name: value} of all that identifies the run, as far as it is known: facts before the options they settle."""
-        known = {key: value for part in ("data", "inputs", "resolved") for key, value in self.facts.get(part, {}).items()
-                 if value is not None}
+        parts = [self.facts.get(part, {}) for part in ("data", "inputs", "resolved")]
+        known = {key: value for part in parts for key, value in part.items() if value is not None}
         settled = {"precision", "compile", "image_size"} - known.keys()
         options = {key: value for key, value in self.identity().items()
                    if not (key in settled and value in (None, "auto"))}

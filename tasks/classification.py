@@ -62,7 +62,7 @@ class Classification:
         return self.value(row, split) > self.value(other, split)
 
     def training_row(self, averages):
-        """The training half of a row from the averages of helper.meters.Meters: published names, a key per loss term."""
+        """The training half of a row from averages of helper.meters.Meters: published names, a key per loss term."""
         averages = dict(averages)
         return {"train_loss": averages.pop("loss"), f"train_{ACC}": averages.pop(ACC), **averages}
 

@@ -2,7 +2,7 @@
 
 A modifier of the terms on the logits: METHOD+ls.
 
-z -> (z - mean_c z) / (std_c z + 1e-7) of both networks, std with divisor K - 1; cross-entropy sees the logits themselves
+z -> (z - mean_c z) / (std_c z + 1e-7) of both networks, std with divisor K - 1; cross-entropy sees z itself
 """
 from distiller_zoo.method import Modifier
 
