@@ -1,5 +1,3 @@
 #!/usr/bin/env bash
-# Every method of SimKD's table on its three pairs, with the published weights, TRIALS times (see published.sh).
-source "$(dirname "${BASH_SOURCE[0]}")/published.sh"
-distill_all simkd
-conclude
+# Every method of SimKD's table on its three pairs, with the published weights, TRIALS times (see run_published.sh).
+exec bash "$(dirname "${BASH_SOURCE[0]}")/run_published.sh" simkd "$@"

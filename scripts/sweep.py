@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from argparse import Namespace
+from contextlib import nullcontext
 from functools import cache
 from itertools import groupby, product
 from pathlib import Path
@@ -18,16 +18,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cli import parser as cli
-from cli.options import INCIDENTAL, heads_options, student_options, teacher_options
+from cli.options import heads_options, student_options, teacher_options
 from distiller_zoo import get_method
 from distiller_zoo.options import PATH_HEADS
 from errors import UsageError, unknown
+from files import lock
 from flags import number
 from helper.build import open_data
 from models import check_name, model_dict, open_checkpoint
+from models.registry import from_source
 from models.tuned import find_heads
-from runs.directory import student_name, teacher_name
-from runs.report import bars, find_runs, group_runs, plot, table
+from runs.plots import bars, plot, plot_heads
+from runs.record import RunRecord
+from runs.report import find_runs, group_runs, split_groups, table
 from runs.sweep import HEADS, Job, Sweep
 
 SCRIPTS = {"train_teacher.py": teacher_options, "train_student.py": student_options, HEADS: heads_options}
@@ -36,7 +39,6 @@ OURS = {"--gpu_id": "--gpus says where runs go",
 OURS_IN_A_GRID = OURS | dict.fromkeys(("--path_t", "--model", "--model_s", "--distill", "--trial", "-t", "--name"),
                                       "it follows from --pairs, --methods and --trials")
 GRID = ("pairs", "methods", "trials", "teacher_flags", "distill_flags")
-READ = {"path_t", "path_th", "path_heads", "model_t"}  # incidental to a run that has begun, and yet another run
 
 EPILOG = """\
 What follows -- goes to every run, teachers too; flags of a method alone stand behind its name: --methods "kd -a 0.5,
@@ -47,17 +49,25 @@ a run is in NAME.log beside its directory. A failing run does not stop the other
 
 --dry_run prints the runs as --list reads them, to be edited: a line holds the arguments of train_student.py, or the
 name of train_teacher.py, train_student.py or train_heads.py and its arguments. A run waits for those above it that make
-its --path_t, --path_th or heads. Runs without --name are named after their options."""
+its --path_t, --path_th or heads. Runs without --name are named after their options. "LABEL: " at the beginning of a line
+labels what it makes, @LABEL as a value in a later line is its place:
+
+    t: train_teacher.py --model resnet20
+    train_student.py --path_t @t --distill kd --model_s resnet8
+
+--shard I/N shares the runs between N sweeps with one list, such as the jobs of an array, over a shared disk: each takes
+every N-th run first, then any that no live process has locked, for instance of a sweep that was killed, and ends when no
+run is left."""
 
 
 def main(argv=None):
     opt, common = sweep_options(argv)
     plan = Plan()
     (add_list if opt.list else add_grid)(plan, opt, common)
-    sweep = Sweep(plan.jobs, opt.gpus, opt.jobs)
+    sweep = Sweep(plan.jobs, opt.gpus, opt.jobs, opt.shard)
     if opt.dry_run:
         return describe(sweep)
-    look_at_data(plan.jobs)
+    look_at_data(plan.jobs, others=opt.shard[1] > 1)
     sweep.run()
     return conclude(sweep, opt)
 
@@ -78,16 +88,21 @@ def sweep_options(argv=None):
                        help="more flags for the teachers, such as --teacher_flags='--epochs 240'")
     group.add_argument("--distill_flags", type=split_words, default="", metavar="FLAGS",
                        help="more flags for all that is distilled, such as --distill_flags=--skip_validation")
-    group.add_argument("--list", metavar="FILE", help="a run per line, in place of all the above; # begins a comment")
+    group.add_argument("--list", metavar="FILE", help="a run per line, in place of all the above; # begins a comment; "
+                       "-: standard input")
     group = parser.add_argument_group("sweep")
     group.add_argument("--jobs", type=number(int, at_least=1), default=1, metavar="N",
                        help="runs at a time on a device")
     group.add_argument("--gpus", type=gpu_list, default="", metavar="IDS", help="devices, such as 0,1 or cpu; "
                        "default: the first GPU, or the CPU where there is none; runs share the CPU's cores")
+    group.add_argument("--shard", type=shard, default="1/1", metavar="I/N", help="this is sweep I of N that share the "
+                       "runs and the disk")
     group.add_argument("--dry_run", action="store_true", help="print the runs and start none")
     group.add_argument("--plot", type=cli.picture, metavar="FILE",
                        help="write the learning curves there, as scripts/report.py does")
-    group.add_argument("--bars", type=cli.picture, metavar="FILE", help="write a bar chart there, likewise")
+    group.add_argument("--bars", type=cli.picture, metavar="FILE", help="write a bar chart there")
+    group.add_argument("--heads", type=cli.picture, metavar="FILE", help="write the accuracy of the heads of "
+                       "train_heads.py by depth there, if there are any")
     try:
         opt = parser.parse_args(argv[:split])
     except UsageError as error:
@@ -98,7 +113,8 @@ def sweep_options(argv=None):
     if not opt.list and not (opt.pairs and opt.methods):
         raise UsageError("nothing to run: give --pairs and --methods, or --list")
     common = argv[split + 1:]
-    refuse(common, dict.fromkeys(("--dry_run", "--jobs", "--gpus", "--plot", "--bars"), "it stands before --"), "runs")
+    ours = ("--dry_run", "--jobs", "--gpus", "--shard", "--plot", "--bars", "--heads")
+    refuse(common, dict.fromkeys(ours, "it stands before --"), "runs")
     return opt, common
 
 
@@ -109,7 +125,7 @@ def pair_list(text):
         if len(pair) != 2:
             raise UsageError(f"--pairs: '{pair[0]}' is not TEACHER:STUDENT, such as resnet20:resnet8")
         for name in pair if _is_trained(pair[0]) else pair[1:]:
-            if os.sep in name and not name.startswith("torchvision/"):
+            if os.sep in name and not from_source(name):
                 raise UsageError(f"--pairs: there is no checkpoint {name}")
             check_name(name)
     return pairs
@@ -139,6 +155,14 @@ def gpu_list(text):
     return text.split(",")
 
 
+def shard(text):
+    """An argparse type: '2/8' -> (2, 8), worker 2 of 8."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"--shard: '{text}' is not I/N, worker I of N from 1/N to N/N, such as 2/8")
+    return int(found[1]), int(found[2])
+
+
 def split_words(text, apart=""):
     """As a shell splits `text`, comments dropped; unquoted characters of `apart` become words of their own."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars=apart)
@@ -164,10 +188,11 @@ class Plan:
         """
         try:
             opt = SCRIPTS[script](args)
-            job = Job(script, args, where, opt, self._directory(script, opt), self._needs(opt))
+            record = self._record(script, opt)
+            job = Job(script, args, where, opt, record, self._directory(script, opt, record), self._needs(opt))
             _check_heads(job)
             same = [other for other in self.jobs if other.directory.resolve() == job.directory.resolve()]
-            if same and _identity(opt) != _identity(same[0].options):
+            if same and not job.is_same(same[0]):
                 raise UsageError(f"{job.directory} is for {same[0].where} already: give another --name or --trial")
             job.check_begun()
         except UsageError as error:
@@ -176,27 +201,32 @@ class Plan:
         self.jobs += [] if same else [job]
         return same[0] if same else job
 
-    def _directory(self, script, opt):
-        """Where the run will be. Networks and heads that it reads are told apart by their places, as their weights,
-        which the entry scripts go by, are not known yet."""
+    def _record(self, script, opt):
+        """What is known of a run before it starts. The digits of networks and heads that it reads are of their places,
+        as their weights, which the entry scripts go by, are not known yet."""
         data = f"folder-{Path(opt.data_dir).resolve().name}" if opt.dataset == "folder" else opt.dataset
+        facts, inputs = {"data": {"name": data}}, {}
+        if opt.get("path_th"):
+            inputs["th"] = f"{self._network(opt.path_th)}-{_digest(opt.path_th, opt)}"
+        if opt.get("path_t"):
+            facts["teacher"] = {"arch": self._network(opt.path_t, opt.model_t)}
+            inputs["teacher"] = _digest(opt.path_t, opt)
+        if opt.get("path_heads"):
+            inputs["heads"] = _digest(opt.path_heads, opt)
+        kind = {"train_teacher.py": "teacher", HEADS: "heads"}.get(script, "student")
+        return RunRecord(kind, dict(opt), opt.given, facts | {"inputs": inputs}, opt.roles)
+
+    def _directory(self, script, opt, record):
+        """Where the run will be."""
         if script == HEADS:
-            self._network(opt.path_t, opt.model_t)  # is there one?
             return _folder(opt.path_t) / opt.name
-        if script == "train_teacher.py":
-            th = opt.path_th and f"{self._network(opt.path_th)}-{_digest(opt.path_th, opt)}"
-            return Path(opt.save_dir, "teachers", teacher_name(Namespace(**vars(opt) | {"th": th}), data))
-        facts = {}
-        if opt.path_t:
-            facts["teacher"] = {"arch": self._network(opt.path_t, opt.model_t), "hash": _digest(opt.path_t, opt)}
-        heads = opt.path_heads and _digest(opt.path_heads, opt)
-        return Path(opt.save_dir, "students", student_name(Namespace(**vars(opt) | {"heads": heads}), data, facts))
+        return Path(opt.save_dir, f"{record.kind}s", record.name())
 
     def _needs(self, opt):
         """The jobs that make what a run with these options reads, or might: of a teacher's heads, all."""
-        paths = [getattr(opt, "path_t", None), getattr(opt, "path_th", None)]
+        paths = [opt.get("path_t"), opt.get("path_th")]
         needs = [self._maker(path) for path in paths if path]
-        if hasattr(opt, "distill") and PATH_HEADS in get_method(opt.distill).options:
+        if "distill" in opt and PATH_HEADS in get_method(opt.distill).options:
             place = Path(opt.path_heads or _folder(opt.path_t)).resolve()
             needs += [job for job in self.jobs if job.script == HEADS
                       and place in (job.product.resolve(), job.directory.parent.resolve())]
@@ -211,7 +241,7 @@ class Plan:
     def _network(self, path, name=None):
         """The name of the network at `path`, which a job makes or which is there. name: what the user says it is."""
         job = self._maker(path)
-        known = vars(job.options) if job else {"model": _recorded_name(path)}
+        known = job.options if job else {"model": _recorded_name(path)}
         name = known.get("model") or known.get("model_s") or name
         if name is None:
             raise UsageError(f"{path} does not tell which network it holds: name it with --model_t")
@@ -220,10 +250,11 @@ class Plan:
 
 def _check_heads(job):
     """Raises UsageError if a method learns from heads that are not there and that no job before makes."""
-    kind = get_method(job.options.distill).tuned_on_teacher if hasattr(job.options, "distill") else None
+    reads = get_method(job.options.distill).reads if "distill" in job.options else None
+    kind = reads and reads.heads
     made = any(need.script == HEADS for need in job.needs)
     if kind and not made and not find_heads(job.options, kind).is_file():
-        raise UsageError(f"{job.options.distill} learns from heads tuned on the teacher, which are not there: give a "
+        raise UsageError(f"{job.options.distill} learns from heads trained on the teacher, which are not there: give a "
                          f"--list with 'train_heads.py --path_t {job.options.path_t} --head_type {kind}' before it")
 
 
@@ -243,16 +274,14 @@ def _digest(path, opt):
     return hashlib.sha256(os.path.relpath(path, opt.save_dir).encode()).hexdigest()[:6]
 
 
-def _identity(opt):
-    return {key: value for key, value in vars(opt).items() if key not in INCIDENTAL - READ | {"named"}}
-
-
 def add_list(plan, opt, common):
     """The runs of a file, a line each: its flags stand after the common ones, and so override them."""
-    for i, line in enumerate(Path(opt.list).read_text(errors="replace").splitlines(), 1):
-        where = f"{opt.list}:{i}"
+    name, text = opt.list, sys.stdin.read() if opt.list == "-" else Path(opt.list).read_text(errors="replace")
+    labelled = {}  # label -> Job
+    for i, line in enumerate(text.splitlines(), 1):
+        where = f"{'standard input' if name == '-' else name}:{i}"
         try:
-            words = split_words(re.sub(r"^\s*python3?\s", "", line))
+            label, words = split_line(line, labelled)
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
         if not words:
@@ -261,9 +290,27 @@ def add_list(plan, opt, common):
         if script not in SCRIPTS:
             raise UsageError(f"{where}: {unknown('script', script, SCRIPTS)}")
         refuse([*common, *words], OURS, where)
-        plan.add(script, [*common, *words], where)
+        job = plan.add(script, [*common, *words], where)
+        if label and labelled.setdefault(label, job) is not job:
+            raise UsageError(f"{where}: {label} is the label of {labelled[label].where} already: give another")
     if not plan.jobs:
-        raise UsageError(f"{opt.list} holds no run: give one per line, as --dry_run prints them")
+        raise UsageError(f"{name} holds no run: give one per line, as --dry_run prints them")
+
+
+def split_line(line, labelled):
+    """A line of a list -> its label or None, and its words, each @LABEL replaced by what the job of `labelled` makes.
+
+    Raises UsageError for an unknown label, or a missing quotation mark.
+    """
+    words = split_words(re.sub(r"^\s*python3?\s", "", line))
+    label = words.pop(0)[:-1] if words and words[0].endswith(":") else None
+    for i, word in enumerate(words):
+        flag, at, name = word.rpartition("@")
+        if at and (not flag or re.fullmatch(r"--\w+=", flag)):
+            if name not in labelled:
+                raise unknown("label", name, labelled) if labelled else UsageError(f"no line above has the label {name}")
+            words[i] = flag + str(labelled[name].product)
+    return label, words
 
 
 def add_grid(plan, opt, common):
@@ -303,30 +350,36 @@ def describe(sweep):
         print(job.line() + ("  # finished" if job in done else ""))
 
 
-def look_at_data(jobs):
+def look_at_data(jobs, others=False):
     """Open every data set that is yet to be trained on: what cannot be opened is refused before anything starts, and
-    what has to be downloaded is, once, before several runs ask for it."""
+    what has to be downloaded is, once, before several runs ask for it. others: there are sweeps that do so too."""
     keys = ("dataset", "data_dir", "image_size", "holdout", "save_dir")
     unfinished = [job.options for job in jobs if not job.is_finished()]
     for opt in {tuple(getattr(opt, key) for key in keys): opt for opt in unfinished}.values():
-        open_data(opt)
+        if others:
+            Path(opt.save_dir).mkdir(parents=True, exist_ok=True)
+        with lock(Path(opt.save_dir, ".data.lock")) if others else nullcontext():
+            open_data(opt)
 
 
 def conclude(sweep, opt):
     """The table over the finished runs, in their order, its pictures, and what failed. The exit status."""
     if sweep.signal:
-        counts = ", ".join(f"{len(sweep.of(state))} {state}" for state in ("done", "failed", "stopped", "waiting"))
+        states = ["done", "failed", "stopped", "waiting", *(["elsewhere"] if sweep.of("elsewhere") else [])]
+        counts = ", ".join(f"{len(sweep.of(state))} {state}" for state in states)
         print(f"stopped by signal {sweep.signal} ({counts}): the same command goes on from here", file=sys.stderr)
         return 128 + sweep.signal
     runs = [run for job in sweep.of("done") for run in find_runs([job.directory])
-            if run["name"] == job.directory.name]  # and not heads in a teacher's directory
+            if run.name == job.directory.name]  # and not heads in a teacher's directory
     if runs:
         groups = group_runs(runs)
         print(f"\n{table(groups)}", flush=True)
-        for file, draw in ((opt.plot, plot), (opt.bars, bars)):
-            if file:
+        networks, heads = split_groups(groups)
+        pictures = (opt.plot, plot, networks), (opt.bars, bars, networks), (opt.heads, plot_heads, heads)
+        for file, draw, drawn in pictures:
+            if file and drawn:
                 Path(file).parent.mkdir(parents=True, exist_ok=True)
-                draw(groups, file)
+                draw(drawn, file)
     failed = sweep.of("failed")
     if failed:
         print(f"\n{len(failed)} of {len(sweep.jobs)} runs failed; the same command tries them again:", file=sys.stderr)
