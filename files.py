@@ -50,13 +50,13 @@ def lock(path, timeout=-1):
 def remove_abandoned(folder):
     """Remove the temporary files that processes killed within `writing` left in `folder`.
 
-    A file that is being written under its lock, `path`.lock, stays.
+    Does nothing while a process holds the folder's lock, `folder`/.lock, to write there.
     """
-    for temporary in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.tmp")):
-        target = re.fullmatch(r"(.+)\.[0-9a-f]{8}\.tmp", temporary)
-        with contextlib.suppress(OSError, Timeout):  # locked, removed by another process just now, a read-only folder
-            if target and os.path.exists(f"{target[1]}.lock"):
-                with lock(f"{target[1]}.lock", timeout=0):
-                    os.unlink(temporary)
-            elif target:
-                os.unlink(temporary)
+    abandoned = [file for file in glob.glob(os.path.join(glob.escape(os.fspath(folder)), "*.tmp"))
+                 if re.fullmatch(r".+\.[0-9a-f]{8}\.tmp", file)]
+    if not abandoned:
+        return
+    with contextlib.suppress(OSError, Timeout), lock(os.path.join(folder, ".lock"), timeout=0):
+        for file in abandoned:
+            with contextlib.suppress(OSError):  # removed by another process just now
+                os.unlink(file)

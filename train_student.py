@@ -27,10 +27,10 @@ def main(argv=None):
     student = make_student(teacher.network, opt, device, data)
     method, modifiers = get_method(opt.distill).build(student, teacher.network, method_options(opt, data, teacher.hash))
     method, modifiers = method.to(device.device), modifiers.to(device.device)
-    note_idle_weights(opt, method)
     frozen = teacher.network if opt.plain_teacher else prepare_teacher(teacher.network, device, data.image_size)
     terms = make_terms(task.criterion, opt, method, modifiers.values())
     objective = Objective(student, device, terms, frozen, method, modifiers)
+    note_idle_weights(opt, method)
     compiled = compile_objective(objective, opt, device, loaders["train"])
 
     record = make_record("student", opt, data, device, student, objective.deployed(), compiled=compiled,

@@ -76,7 +76,7 @@ def cached_array(cache_file, paths, size):
     if array is None:
         try:
             os.makedirs(os.path.dirname(cache_file), exist_ok=True)
-            with lock(f"{cache_file}.lock"):  # of several runs that start at once, one decodes and the others wait
+            with lock(os.path.join(os.path.dirname(cache_file), ".lock")):  # of several runs that start at once, one decodes and the others wait
                 array = _map(cache_file, shape)
                 if array is None:
                     _write_array(cache_file, paths, shape)

@@ -214,6 +214,6 @@ def _remove_stale(cache):
     folder, name = os.path.split(cache)
     where, content = name.split("-")[1:3]
     for path in glob.glob(os.path.join(glob.escape(folder), f"folder-{where}-*")):
-        if os.path.basename(path).split("-")[2] != content and not path.endswith((".tmp", ".lock")):
+        if os.path.basename(path).split("-")[2] != content and not path.endswith(".tmp"):
             with contextlib.suppress(OSError):  # removed by another process just now, or (Windows) open in one
                 os.unlink(path)

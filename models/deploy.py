@@ -106,8 +106,14 @@ def rebuild(deployment, student, checkpoint):
 def choose_head(deployment, th_weight, path):
     """The Deployment of a METHOD+th run with another weight of the teacher's head, from 0 to 1.
 
-    Raises UsageError, naming the checkpoint's `path`, for other runs and for a head whose adapter never learned.
+    Raises UsageError, naming the checkpoint's `path`, for other runs, for methods that predict in their own way, whose
+    spec has `beside_head`, and for a head whose adapter never learned.
     """
+    if deployment.spec.get("beside_head"):
+        if th_weight:
+            raise UsageError(f"{path} predicts in its own way at test time: leave out --th_inference and "
+                             "--validation_th_weight")
+        return deployment
     if deployment.kind != "shared_head":
         raise UsageError(f"{path} is no run of METHOD+th, between whose heads --th_inference and "
                          "--validation_th_weight choose: leave them out")

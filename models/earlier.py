@@ -28,6 +28,7 @@ def updated(raw):
         deployment = _shared_head(head, options)
     if method == "simkd":
         deployment = _reused_classifier(state, options, raw["teacher"]["arch"])
+        deployment.spec["beside_head"] = "th" in modifiers
     accuracy = {"accuracy": raw["metrics"]["test_acc"]} if raw.get("metrics", {}).get("test_acc") is not None else {}
     return {"modifiers": {}} | accuracy | raw | {"method": state, "deployment": deployment._asdict()}
 

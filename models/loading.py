@@ -96,7 +96,7 @@ def open_checkpoint(path):
     """The ModelCheckpoint of a file, or of a directory's newest file. Raises UsageError as read_checkpoint does."""
     path = find_checkpoint(path)
     raw = updated(read_checkpoint(path))
-    if "heads" in raw:  # what train_heads.py writes
+    if "heads" in raw or raw.get("record", {}).get("kind") == "heads":  # what train_heads.py writes, and its run
         raise UsageError(f"{path} holds heads of a teacher, not a network: give the teacher's own file, or its run's "
                          "directory")
     tensors = {_unwrapped(key): tensor for key, tensor in _find_state(raw, path).items()}

@@ -51,8 +51,8 @@ class Run:
                 raise UsageError(f"{self.directory} has checkpoints but no {FILE}: pass --overwrite to start it anew")
             self.record.check_same(RunRecord.read(self.directory), self.directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._lock()
         remove_abandoned(self.directory)  # what a kill in the middle of a save left
+        self._lock()
         for pattern in ("*.pth", "metrics.jsonl", "**/events.out.tfevents.*") if self.overwrite else ():
             for file in self.directory.glob(pattern):
                 file.unlink()

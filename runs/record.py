@@ -129,11 +129,13 @@ class RunRecord:
 
     @classmethod
     def of_checkpoint(cls, raw):
-        """The record in a checkpoint, or None where it is another program's."""
+        """The record in a checkpoint; of a published file what it says of its data set; None if that is nothing."""
         if "record" in raw:
             return cls.from_dict(raw["record"])
-        options = raw.get("options")
-        if isinstance(options, Namespace) or not isinstance(options, Mapping):
+        options = raw.get("options") or raw.get("opt")
+        if isinstance(options, Namespace):
+            options = {key: value for key, value in vars(options).items() if key in PUBLISHED}
+        if not isinstance(options, Mapping) or "dataset" not in options:
             return None
         return _earlier(options | {key: raw[key] for key in EARLIER_FACTS if key in raw})
 
@@ -177,6 +179,7 @@ def _joined(parts, trial):
 
 # Records of earlier versions: one flat dict of options and facts, which did not say which is which.
 
+PUBLISHED = {"dataset", "data_dir", "image_size", "holdout", "mean", "std"}  # what is read of other programs' options
 EARLIER_FACTS = {"arch", "parameters", "teacher", "hardware", "imagenet", "deploys", "num_classes"}
 EARLIER_DATA = {"num_classes", "n_data", "mean", "std", "image_size"}
 EARLIER_ROLES = {

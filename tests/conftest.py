@@ -1,4 +1,6 @@
 """Shared fixtures: a few digits as a data set, a briefly trained teacher, the command line."""
+import copy
+import json
 import os
 import signal
 import sys
@@ -54,6 +56,19 @@ def teacher_dir(tmp_path_factory):
         train_heads.main([*TINY, "--path_t", str(directory), "--save_dir", str(save), "--skip_validation",
                           "--learning_rate", "0.001", *more])
     return directory
+
+
+def recorded(directory):
+    """What a run's options.json says: its options and facts in one dict."""
+    content = json.loads((directory / "options.json").read_text())
+    return content["options"] | content["facts"]
+
+
+def on_other_data(raw, **changed):
+    """A checkpoint's dict, as if its run had been on data of another name or mean."""
+    raw = copy.deepcopy(dict(raw))
+    raw["record"]["facts"]["data"] |= changed
+    return raw
 
 
 def distilling(name, teacher_dir):

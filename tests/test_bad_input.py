@@ -11,7 +11,7 @@ import evaluate
 import train_student
 import train_teacher
 from models import create_model, read_checkpoint
-from runs.checkpoint import save_checkpoint
+from models.checkpoint import save_checkpoint
 from tests.conftest import STEPS, TINY
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ import compare_heads
 import evaluate
 import train_student
 from models import create_model, open_checkpoint
-from tests.conftest import TINY
+from tests.conftest import TINY, on_other_data
 
 
 @pytest.fixture
@@ -98,10 +98,10 @@ def test_the_data_set_of_a_published_file(tmp_path, compare):
     assert (err, numbers["predictions"]["dataset"]) == ("", "tiny")
 
 
-@pytest.mark.parametrize("other", [{"dataset": "digits"}, {"mean": [0.1, 0.2, 0.3]}], ids=["name", "mean"])
+@pytest.mark.parametrize("other", [{"name": "digits"}, {"mean": [0.1, 0.2, 0.3]}], ids=["name", "mean"])
 def test_networks_of_different_data(teacher_dir, tmp_path, compare, other):
     raw = dict(open_checkpoint(teacher_dir).raw)
-    torch.save(raw | {"options": raw["options"] | other}, tmp_path / "other.pth")
+    torch.save(on_other_data(raw, **other), tmp_path / "other.pth")
     status, _, err, numbers = compare(teacher_dir, tmp_path / "other.pth")
     assert (status, err.count("\n")) == (0, 1)
     assert err.startswith("warning: A and B were trained on different data")
@@ -111,6 +111,7 @@ def test_networks_of_different_data(teacher_dir, tmp_path, compare, other):
 def test_a_file_that_does_not_tell_its_mean_is_of_the_same_data(teacher_dir, tmp_path, compare):
     """As published ones are."""
     raw = dict(open_checkpoint(teacher_dir).raw)
+    del raw["record"]
     torch.save(raw | {"options": Namespace(dataset="tiny")}, tmp_path / "other.pth")
     _, _, err, _ = compare(teacher_dir, tmp_path / "other.pth")
     assert err == ""

@@ -14,12 +14,13 @@ import train_student
 import train_teacher
 from dataset import make_loader
 from errors import UsageError
-from helper import build as setup
+from helper import build, opened
 from helper.tuning import TunedHeads
 from models import load_model, read_checkpoint
+from models.checkpoint import save_checkpoint
 from models.heads import Heads
-from runs.checkpoint import save_checkpoint
-from tests.conftest import TINY, build_tiny
+from tasks import CLASSIFICATION
+from tests.conftest import TINY, build_tiny, recorded
 
 TUNE = [*TINY, "--learning_rate", "0.001"]
 SMALL = ["--image_size", "8"]  # convolutions of 256 channels take their time
@@ -59,9 +60,9 @@ def test_the_network_is_left_as_it_is(teacher, monkeypatch, kind):
     kept = []
 
     def make_teacher(*args):
-        network, facts = setup.make_teacher(*args)
-        kept.append((network, {key: tensor.clone() for key, tensor in network.state_dict().items()}))
-        return network, facts
+        made = opened.make_teacher(*args)
+        kept.append((made.network, {key: tensor.clone() for key, tensor in made.network.state_dict().items()}))
+        return made
 
     monkeypatch.setattr(train_heads, "make_teacher", make_teacher)
     before = (teacher / "last.pth").read_bytes()
@@ -74,7 +75,7 @@ def test_the_network_is_left_as_it_is(teacher, monkeypatch, kind):
 
 def test_scores_are_means_over_the_images(teacher, monkeypatch):
     """Of every head, whatever batches the images come in; 100 of them do not fill the last one here."""
-    monkeypatch.setattr(setup, "EVAL_PIXELS", {"cpu": 30 * 16**2})
+    monkeypatch.setattr(build, "EVAL_PIXELS", {"cpu": 30 * 16**2})
     train_heads.main([*TUNE, "--path_t", str(teacher)])
     row, = rows(teacher / "heads")
     data = build_tiny(None, None, None)
@@ -103,7 +104,7 @@ def test_each_head_is_of_its_best_epoch():
                 parameter.fill_(epoch)
         row = {f"val_head{i}_{key}": value for i, loss in enumerate(losses, 1)
                for key, value in (("loss", loss), ("acc", 10 * epoch))}
-        tuned.keep_best(row | {"epoch": epoch}, "val")
+        tuned.keep_best(row | {"epoch": epoch}, "val", CLASSIFICATION)
     assert tuned.best_epoch.tolist() == [2, 1]  # the earlier of two that are alike
     assert (tuned.best_loss.tolist(), tuned.best_acc.tolist()) == ([1, 1], [20, 10])
     assert [tuned.best[stage].linear.bias[0].item() for stage in "12"] == [2, 1]
@@ -143,9 +144,9 @@ def test_every_kind_has_its_place(teacher, tmp_path):
     assert not list((teacher / "heads").glob("ckpt_epoch_*"))
     for method, kind, *more in (("dih", "flat"), ("tofd", "sepconv"), ("mhkd", "conv", "--path_heads", teacher)):
         run = distil(teacher, method, tmp_path / method, *SMALL, *more)
-        assert read_checkpoint(run)["options"]["heads"] == saved[kind]["hash"]
+        assert recorded(run)["inputs"]["heads"] == saved[kind]["hash"]
     run = distil(teacher, "mhkd", tmp_path / "own", *SMALL)  # heads that learn with the student
-    assert read_checkpoint(run)["options"]["heads"] is None
+    assert "heads" not in recorded(run)["inputs"]
 
 
 def test_tuned_heads_do_not_learn(teacher, tmp_path):

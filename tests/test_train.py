@@ -8,10 +8,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import evaluate
 import train_student
 import train_teacher
-from distiller_zoo import methods
+from distiller_zoo import get_method, methods
 from models import create_model, load_model, read_checkpoint
 from models.probe import weights_hash
-from tests.conftest import TINY, distilling
+from tests.conftest import TINY, distilling, recorded
 
 
 def rows(directory):
@@ -50,7 +50,7 @@ def test_tensorboard_has_the_published_tags(kd_run):
 
 
 def test_options_name_the_teacher_and_what_it_was_worth(kd_run, teacher_dir):
-    options = json.loads((kd_run / "options.json").read_text())
+    options = recorded(kd_run)
     assert options["teacher"]["arch"] == "resnet8"
     assert options["teacher"]["accuracy"] == pytest.approx(rows(teacher_dir)[-1]["test_acc"])
     assert options["parameters"] == sum(p.numel() for p in create_model("resnet8", 10).parameters())
@@ -111,8 +111,8 @@ def test_every_method_trains(teacher_dir, tmp_path, name):
     assert row["train_loss"] > 0
     checkpoint = read_checkpoint(directory / "last.pth")
     assert all(torch.isfinite(value).all() for value in [*checkpoint["model"].values(), *checkpoint["method"].values()])
-    if methods[name].needs_teacher:
-        assert json.loads((directory / "options.json").read_text())["teacher"]["hash"] == before
+    if get_method(name).needs_teacher:
+        assert recorded(directory)["teacher"]["hash"] == before
 
 
 def test_a_held_out_set_chooses_and_the_test_set_reports(tmp_path):
@@ -122,7 +122,7 @@ def test_a_held_out_set_chooses_and_the_test_set_reports(tmp_path):
     assert all({"val_acc", "test_acc"} < row.keys() for row in rows(directory))
     best = max(rows(directory), key=lambda row: row["val_acc"])
     assert read_checkpoint(directory / "best.pth")["metrics"] == best
-    assert json.loads((directory / "options.json").read_text())["n_data"] == 150 - 30
+    assert recorded(directory)["data"]["n_data"] == 150 - 30
 
 
 def test_a_student_can_be_the_next_teacher(kd_run, tmp_path):

@@ -84,7 +84,7 @@ class TeacherHeadModifier(Modifier):
 
     def deploy(self, deployment):
         if self.predicts_itself:
-            return deployment
+            return deployment._replace(spec=deployment.spec | {"beside_head": True})
         spec = {"width": self.width, "t_width": self.head.in_features, "classes": self.head.out_features,
                 "bias": self.head.bias is not None, "trained": self.trained, "th_weight": self.th_weight}
         return Deployment("shared_head", spec, {"head": "modifiers.th.head"})

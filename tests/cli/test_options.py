@@ -2,7 +2,7 @@
 import pytest
 
 from cli.options import evaluate_options, student_options, teacher_options
-from distiller_zoo import methods
+from distiller_zoo import get_method, methods
 from errors import UsageError
 
 STUDENT = ["--path_t", "teacher.pth"]
@@ -35,9 +35,9 @@ def test_weights_have_repdistillers_and_simkds_names(flags):
 
 @pytest.mark.parametrize("name", methods)
 def test_weights_not_given_are_the_methods(name):
-    args = [*(STUDENT if methods[name].needs_teacher else []), "--distill", name]
+    args = [*(STUDENT if get_method(name).needs_teacher else []), "--distill", name]
     opt = student_options(args)
-    assert (opt.gamma, opt.alpha, opt.beta) == methods[name].weights[:3]
+    assert (opt.gamma, opt.alpha, opt.beta) == get_method(name).weights[:3]
     assert student_options([*args, "-a", "0"]).alpha == 0
 
 
@@ -89,8 +89,8 @@ def test_flags_of_the_method(args):
 @pytest.mark.parametrize("name", methods)
 def test_every_flag_of_a_method_is_taken_by_it(name):
     """The check of flags goes by the names that the parser makes of them."""
-    args = [*(STUDENT if methods[name].needs_teacher else []), "--distill", name]
-    for option in methods[name].options:
+    args = [*(STUDENT if get_method(name).needs_teacher else []), "--distill", name]
+    for option in get_method(name).options:
         value = {"path_heads": "x", "head_stages": "1", "peers": "resnet8"}.get(option.flags[-1][2:])
         choices = option.settings.get("choices")
         value = value or str(choices[-1] if choices else 1)
@@ -126,3 +126,49 @@ def test_help_lists_every_method_with_its_weights(capsys):
     text = capsys.readouterr().out
     for name, method in methods.items():
         assert f"  {name:12} -r {method.weights.gamma:g} -a {method.weights.alpha:g}" in text
+
+
+def test_help_shows_the_flags_of_the_method_alone(capsys):
+    shown = {}
+    for name in (None, "hint", "crd+th"):
+        with pytest.raises(SystemExit):
+            student_options(["--help", *(["--distill", name] if name else [])])
+        shown[name] = capsys.readouterr().out
+    assert not any(flag in shown[None] for flag in ("--hint_layer", "--nce_k", "--kdth_t"))
+    assert "--hint_layer" in shown["hint"] and "--nce_k" not in shown["hint"]
+    assert "--nce_k" in shown["crd+th"] and "--kdth_t" in shown["crd+th"] and "--hint_layer" not in shown["crd+th"]
+
+
+def test_options_are_read_only():
+    opt = teacher_options(["--epochs", "3"])
+    with pytest.raises(AttributeError, match="read-only"):
+        opt.epochs = 4
+    assert opt.but(epochs=4).epochs == 4
+    assert opt.epochs == 3
+
+
+@pytest.mark.parametrize("args", [["--learning_rate", "0.05"], ["--lr_decay_epochs", "150,180,210"], ["--kd_T", "4"],
+                                  ["--trial", "1"], ["--seed", "1"], ["-a", "0.9"], ["--lr_schedule", "step"]])
+def test_a_default_that_is_spelled_out_is_not_given(args):
+    given = set(student_options([*STUDENT, *args]).given)
+    assert not given
+
+
+@pytest.mark.parametrize("args", [["--distill", "kd+ls"], ["--distill", "crd+ls+th"], ["--distill", "kdth+ls"]])
+def test_modifiers_stack(args):
+    for name in (args[1], "+".join([args[1].split("+")[0], *reversed(args[1].split("+")[1:])])):
+        assert student_options([*STUDENT, "--distill", name]).distill == args[1]
+
+
+def test_nothing_writes_to_the_options():
+    """A walk over the syntax of every file: no statement assigns to an attribute of `opt`."""
+    import ast
+    from pathlib import Path
+    root = Path(__file__).resolve().parents[2]
+    rooms = ("cli", "helper", "runs", "tasks", "distiller_zoo", "crd", "models", "dataset")
+    for file in [*root.glob("*.py"), *(file for room in rooms for file in (root / room).rglob("*.py"))]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for target in targets:
+                assert not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
+                            and target.value.id in ("opt", "options")), f"{file}:{node.lineno}"

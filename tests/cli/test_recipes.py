@@ -4,14 +4,13 @@ import pytest
 import train_student
 from cli.options import heads_options, student_options, teacher_options
 from cli.recipes import METHOD_SETTINGS, RECIPES
-from distiller_zoo import get_method, methods
+from distiller_zoo import get_method
 from errors import UsageError
 from models import read_checkpoint
-from runs.directory import student_name
+from runs.record import RunRecord
 from tests.conftest import distilling
 
 STUDENT = ["--path_t", "teacher.pth"]
-TEACHER = {"teacher": {"arch": "resnet20", "hash": "1a2b3c4d5e6f"}}
 WEIGHTS = ("gamma", "alpha", "beta", "kd_T")
 
 
@@ -23,7 +22,12 @@ def weights(opt):
     return tuple(getattr(opt, name) for name in WEIGHTS)
 
 
-@pytest.mark.parametrize("options", [teacher_options, student, lambda *args: heads_options([*STUDENT, *args])],
+def train_heads_options(*args):
+    """train_heads.py: the learning rate is known with the teacher's network."""
+    return heads_options([*STUDENT, *args])
+
+
+@pytest.mark.parametrize("options", [teacher_options, student, train_heads_options],
                          ids=["teacher", "student", "heads"])
 @pytest.mark.parametrize(("name", "rate", "decay", "epochs", "decays", "batch_size", "weight_decay", "nesterov",
                           "padding"), [
@@ -33,6 +37,8 @@ def weights(opt):
 ])
 def test_published_settings(options, name, rate, decay, epochs, decays, batch_size, weight_decay, nesterov, padding):
     opt = options(["--recipe", name]) if options is teacher_options else options("--recipe", name)
+    if rate is None and options is not train_heads_options:  # the network's
+        rate = 0.05
     assert (opt.learning_rate, opt.lr_decay_rate, opt.epochs, opt.lr_decay_epochs) == (rate, decay, epochs, decays)
     assert (opt.batch_size, opt.weight_decay, opt.momentum) == (batch_size, weight_decay, 0.9)
     assert (opt.nesterov, opt.padding) == (nesterov, padding)
@@ -49,7 +55,7 @@ def test_weights_of_dihs_methods(method, expected):
 
 
 def test_the_default_method_has_its_settings_too():
-    assert vars(student("--recipe", "dih")) == vars(student("--recipe", "dih", "--distill", "kd"))
+    assert dict(student("--recipe", "dih")) == dict(student("--recipe", "dih", "--distill", "kd"))
     assert weights(student("--recipe=dih")) == (0.9, 0.1, 0, 5)
 
 
@@ -65,11 +71,11 @@ def test_mutual_learning():
 
 
 @pytest.mark.parametrize(("recipe", "method"), [(recipe, method) for recipe, own in METHOD_SETTINGS.items()
-                                                for method in own if methods[method].needs_teacher])
+                                                for method in own if get_method(method).needs_teacher])
 def test_a_teachers_head_changes_nothing_but_delta(recipe, method):
-    ours, alone = (vars(student("--recipe", recipe, "--distill", name)) for name in (f"{method}+th", method))
-    assert {key for key in ours if ours[key] != alone[key]} == {"distill", "delta", "named"}
-    assert ours["named"] | {"distill": method} == alone["named"] | {"distill": method}
+    ours, alone = (student("--recipe", recipe, "--distill", name) for name in (f"{method}+th", method))
+    assert {key for key in ours if ours[key] != alone[key]} == {"distill", "delta"}
+    assert set(ours.given) - {"distill"} == set(alone.given) - {"distill"}
 
 
 @pytest.mark.parametrize("flags", [["-d", "0.5"], ["-a", "0.5"], ["--div", "0.5"]])
@@ -89,7 +95,9 @@ def test_every_flag_overrides(name):
 
 def test_what_is_not_the_recipes_is_in_the_name():
     def name(*args):
-        return student_name(student(*args), "cifar100", TEACHER)
+        opt = student(*args)
+        facts = {"data": {"name": "cifar100"}, "inputs": {"teacher": "1a2b3c4d5e6f"}, "teacher": {"arch": "resnet20"}}
+        return RunRecord("student", dict(opt), opt.given, facts, opt.roles).name()
 
     assert name("--recipe", "dih", "--kd_T", "4") != name("--recipe", "dih")
     assert name("--recipe", "dih", "--kd_T", "5") == name("--recipe", "dih") != name()
@@ -112,7 +120,7 @@ def test_help_prints_every_recipe(options, capsys):
 def test_a_run_records_its_recipe(teacher_dir, tmp_path):
     recipe = ["--recipe", "dih", "--name", "run"]
     train_student.main([*distilling("kd", teacher_dir), *recipe, "--save_dir", str(tmp_path)])
-    options = read_checkpoint(tmp_path / "students" / "run")["options"]
+    options = read_checkpoint(tmp_path / "students" / "run")["record"]["options"]
     assert (options["recipe"], options["alpha"], options["kd_T"], options["learning_rate"]) == ("dih", 0.1, 5, 0.1)
     assert (options["padding"], options["nesterov"]) == ("reflect", 1)
 

@@ -13,9 +13,14 @@ from dataset import decode as decode_module
 from dataset import load_dataset, make_loader
 from dataset.folder import SUFFIXES
 from errors import UsageError
-from files import remove_abandoned, written_whole
+from files import lock, remove_abandoned, writing
 
 from .conftest import write_image, write_tree
+
+
+def contents(folder):
+    """The files of a folder but for the lock of those that write there."""
+    return {file for file in folder.iterdir() if file.name != ".lock"}
 
 
 @pytest.fixture
@@ -159,19 +164,19 @@ def test_two_runs_at_once(load, tree, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         arrays = list(pool.map(lambda _: load(tree).train.array(), range(4)))
     assert all(torch.equal(array, arrays[0]) for array in arrays)
-    assert len(list((tmp_path / "cache").iterdir())) == 3  # the array, the size, the statistics; no temporary file
+    assert len(contents(tmp_path / "cache")) == 3  # the array, the size, the statistics; no temporary file
 
 
 def test_the_size_asked_for_and_the_same_size_measured_share_a_cache(load, tree, decoded, tmp_path):
     """A run measures the size, evaluate.py asks for the one that the run recorded."""
     native = load(tree)
     array = native.test.array().clone()
-    files = set((tmp_path / "cache").iterdir())
+    files = contents(tmp_path / "cache")
     decoded.clear()
     asked = load(tree, image_size=16)
     assert torch.equal(asked.test.array(), array)
     assert (asked.mean, asked.std, asked.identity) == (native.mean, native.std, native.identity)
-    assert decoded == [] and set((tmp_path / "cache").iterdir()) == files
+    assert decoded == [] and contents(tmp_path / "cache") == files
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
@@ -192,7 +197,8 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start(load, tree, tmp
 
 def test_what_a_process_is_writing_stays(load, tree, tmp_path):
     path = tmp_path / "cache" / "folder-0-0-16-train.npy"
-    with written_whole(path) as file:
+    path.parent.mkdir(exist_ok=True)
+    with lock(path.parent / ".lock"), writing(path) as file:
         file.write(b"whole")
         load(tree)
         assert len(list(path.parent.glob("*.tmp"))) == 1
@@ -253,7 +259,7 @@ def _rename(tree):
 @pytest.mark.parametrize("change", [_replace, _touch, _add, _remove, _rename])
 def test_a_changed_folder_is_decoded_again(load, tree, decoded, tmp_path, change):
     load(tree).train.array()
-    stale = set((tmp_path / "cache").iterdir())
+    stale = contents(tmp_path / "cache")
     change(tree)
     decoded.clear()
     data = load(tree)
@@ -261,7 +267,7 @@ def test_a_changed_folder_is_decoded_again(load, tree, decoded, tmp_path, change
     assert len(decoded) == 2 * len(data.train)
     for i in range(len(data.train)):
         assert np.array_equal(array[i].numpy(), _pixels(data.train.path(i)))
-    left = set((tmp_path / "cache").iterdir())
+    left = contents(tmp_path / "cache")
     assert len(left) == 3 and not stale & left
 
 

@@ -1,6 +1,5 @@
 """--compile: which batches run compiled, and what happens where nothing can. The compiler's front end is real (dynamo),
 and code is generated in one test."""
-import argparse
 import json
 import shutil
 from functools import partial
@@ -11,6 +10,7 @@ from torch._dynamo.backends.common import aot_autograd
 
 import train_student
 from dataset import Batch
+from distiller_zoo import get_method, make_terms
 from errors import UsageError
 from helper import compiling
 from helper.compiling import compile_objective
@@ -18,6 +18,7 @@ from helper.device import choose_device
 from helper.frozen import prepare_teacher
 from helper.objective import Objective
 from models import create_model
+from tasks import CLASSIFICATION
 from tests.conftest import STEPS, TINY, distilling
 from tests.helper.test_frozen import error, with_statistics
 from tests.test_resume import assert_equal, rows
@@ -60,11 +61,11 @@ def test_compiled_is_the_same(method, calls, teacher_dir, tmp_path):
 
 def test_auto_leaves_short_runs_alone(teacher_dir, tmp_path, monkeypatch, calls):
     short = train("kd", teacher_dir, tmp_path / "short")
-    assert json.loads((short / "options.json").read_text())["compile"] == "off"
+    assert json.loads((short / "options.json").read_text())["facts"]["resolved"]["compile"] == "off"
     monkeypatch.setitem(compiling.EARNS_BACK, "cpu", 1)
     assert not calls
     long = train("kd", teacher_dir, tmp_path / "long")
-    assert json.loads((long / "options.json").read_text())["compile"] == "on"
+    assert json.loads((long / "options.json").read_text())["facts"]["resolved"]["compile"] == "on"
     assert calls
 
 
@@ -91,12 +92,22 @@ def test_what_cannot_be_compiled(teacher_dir, tmp_path):
     assert not (tmp_path / "students").exists()
 
 
+class OneBatch(list):
+    """A loader of one batch of eight images."""
+
+    images = range(8)
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_generated_code():
     """The one test that generates code: the loss, and its gradient, of a batch."""
     device = choose_device("cpu", "fp32")
     teacher = with_statistics(create_model("resnet8", 10))
-    objective = Objective(create_model("resnet8", 10), device, prepare_teacher(teacher, device, 32), alpha=1.0)
+    student, teacher = create_model("resnet8", 10), prepare_teacher(teacher, device, 32)
+    method, _ = get_method("kd").build(student, teacher, image_size=32, num_classes=10)
+    opt = get_method("kd").defaults(gamma=1.0, alpha=1.0, compile="on", batch_size=8, epochs=1)
+    objective = Objective(student, device, make_terms(CLASSIFICATION.criterion, opt, method), teacher, method)
     batch = Batch(torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8))
 
     def results():
@@ -106,7 +117,7 @@ def test_generated_code():
         return [total.detach(), *(p.grad for p in objective.trained_parameters())]
 
     expected = results()
-    compile_objective(objective, argparse.Namespace(compile="on", batch_size=8, n_data=8), device, 1)
+    assert compile_objective(objective, opt, device, OneBatch()) == "on"
     assert error(results(), expected) < 1e-3
     assert error(results(), expected) < 1e-3
     assert objective.forward.compiled is not None  # else it fell back

@@ -5,23 +5,20 @@ import numpy as np
 import pytest
 import torch
 
-from files import write_atomically
+from files import writing
 from helper.seeds import random_state, set_random_state
 from models import create_model, read_checkpoint
+from models.checkpoint import save_checkpoint
 from models.probe import weights_hash
-from runs.checkpoint import save_checkpoint
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "last.pth"
     path.write_bytes(b"old")
 
-    def fail(file):
+    with pytest.raises(OSError, match="disk full"), writing(path) as file:
         file.write(b"half of the new")
         raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
     assert [file.name for file in tmp_path.iterdir()] == ["last.pth"]
     assert path.read_bytes() == b"old"
 

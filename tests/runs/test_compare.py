@@ -8,10 +8,10 @@ from torch import nn
 from dataset import Batch
 from errors import UsageError
 from helper.device import choose_device
+from helper.loop import evaluate
 from models import create_model, get_classifier
 from models.shared_head import TeacherHead, set_classifier
 from runs.compare import (
-    agreement,
     check_targets,
     compare,
     compare_biases,
@@ -20,8 +20,10 @@ from runs.compare import (
     describe,
     draw,
     label,
+    predictions,
     similarity_correlation,
 )
+from tasks import CLASSIFICATION
 from tests.golden import classic
 from tests.models.test_networks import fill
 
@@ -86,7 +88,7 @@ def test_text_and_picture(classes, other, opt, tmp_path):
     assert ("weights" in numbers) == (other == "resnet14") == ("rows of different widths" not in text)
     assert ("similarity_correlation" in numbers) == (classes > 2) == ("no correlation" not in text)
     assert "nan" not in text
-    draw(a, b, opt, classes=[f"${i}^" for i in range(classes)])
+    draw(a, b, opt, opt.plot, classes=[f"${i}^" for i in range(classes)])
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -101,9 +103,9 @@ def test_the_text_tells_of_an_adapter(opt):
 
 def test_picture_of_a_shared_and_of_a_zero_classifier(opt):
     model = create_model("resnet8", 10)
-    draw(model, model, opt)
+    draw(model, model, opt, opt.plot)
     nn.init.zeros_(get_classifier(model).weight)
-    draw(model, create_model("resnet8", 10), opt)
+    draw(model, create_model("resnet8", 10), opt, opt.plot)
 
 
 def test_agreement():
@@ -111,7 +113,8 @@ def test_agreement():
     turn = nn.Linear(3, 3, bias=False)  # exchanges the last two classes
     turn.weight = nn.Parameter(torch.eye(3)[[0, 2, 1]])
     loader = [Batch(z, torch.tensor([0, 1, 1, 1]), None)]
-    numbers = agreement(nn.Identity(), turn, loader, choose_device("cpu", "fp32"))
+    scores = evaluate(nn.Identity(), loader, choose_device("cpu", "fp32"), CLASSIFICATION, teacher=turn, detailed=True)
+    numbers = predictions(scores)
     assert numbers == {"agreement": 50, "acc_a": 50, "acc_b": 50, "images": 4}
 
 
@@ -123,16 +126,13 @@ def test_labels(tmp_path):
 
 def test_default_picture(opt, tmp_path):
     opt.plot = None
-    check_targets(opt)
-    assert opt.plot == str(tmp_path / "save" / "heads_a_-1-_b_best.png")
+    assert check_targets(opt) == tmp_path / "save" / "heads_a_-1-_b_best.png"
     assert not (tmp_path / "save").exists()
-    opt.plot, opt.path_a, opt.path_b = None, "x" * 200 + "a/last.pth", "x" * 200 + "b/last.pth"
-    check_targets(opt)
-    first, second = opt.plot, opt.path_a
-    opt.plot, opt.path_a, opt.path_b = None, opt.path_b, second
-    check_targets(opt)
-    assert len(first.rpartition("/")[2]) < 250
-    assert first != opt.plot  # long names are told apart
+    opt.path_a, opt.path_b = "x" * 200 + "a/last.pth", "x" * 200 + "b/last.pth"
+    first = check_targets(opt)
+    opt.path_a, opt.path_b = opt.path_b, opt.path_a
+    assert len(first.name) < 250
+    assert first != check_targets(opt)  # long names are told apart
 
 
 def test_targets_are_tried_and_left_as_they_were(opt, tmp_path):

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from errors import UsageError
-from runs.report import bars, find_runs, group_runs, plot, plot_heads, split_groups, table
+from runs.plots import bars, plot, plot_heads
+from runs.report import find_runs, group_runs, split_groups, table
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_other_options_and_other_teachers_stay_apart(make, tmp_path):
     groups = group_runs(find_runs([tmp_path]))
     assert [len(runs) for runs in groups.values()] == [1, 1, 2, 1]
     assert list(groups)[1] == "resnet8 (batch_size 128)"
-    assert "teacher_hash" in list(groups)[3]
+    assert "teacher weights" in list(groups)[3]
 
 
 def test_the_held_out_set_chooses_the_best_epoch(make, tmp_path):
@@ -60,7 +61,7 @@ def test_a_run_that_is_writing_counts_what_is_whole(make, tmp_path):
     directory = make("a", [70, 60])
     with open(directory / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 3, "test_')
-    assert len(find_runs([tmp_path])[0]["rows"]) == 2
+    assert len(find_runs([tmp_path])[0].rows) == 2
 
 
 def test_runs_that_are_not_finished_are_told_apart(make, tmp_path):
@@ -87,7 +88,7 @@ def head_rows(directory, *epochs, split="test"):
     """Rewrite the metrics of a run: ((accuracy, loss) of the head on stage 1, of that on stage 3) in each epoch."""
     rows = []
     for heads in epochs:
-        row = {"epoch": len(rows) + 1, "test_acc": 1.0, "seconds": 1.0, f"{split}_loss": 1.0}
+        row = {"epoch": len(rows) + 1, "test_acc": 1.0, "seconds": 1.0, f"{split}_loss": 1.0, f"{split}_acc": 1.0}
         for stage, (acc, loss) in zip((1, 3), heads, strict=True):
             row |= {f"test_head{stage}_acc": acc, f"{split}_head{stage}_loss": loss}
         rows.append(row)

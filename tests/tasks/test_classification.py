@@ -4,7 +4,9 @@ import torch
 
 from dataset import Batch
 from helper.device import choose_device
-from tasks.classification import calibration_error, describe, score
+from helper.loop import evaluate
+from tasks import CLASSIFICATION as task
+from tasks.classification import calibration_error
 
 
 def test_calibration_error():
@@ -22,8 +24,9 @@ def test_calibration_of_certainty():
 def test_agreement_with_a_teacher():
     z = torch.tensor([[4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0], [4.0, 0, 0]])
     loader = [Batch(z[:3], torch.tensor([0, 1, 0]), None), Batch(z[3:], torch.tensor([0]), None)]
-    scores = score(torch.nn.Identity(), loader, choose_device("cpu", "fp32"), torch.nn.Softmax(dim=1))
+    scores = evaluate(torch.nn.Identity(), loader, choose_device("cpu", "fp32"), task, teacher=torch.nn.Softmax(dim=1),
+                      detailed=True)
     assert (scores["acc"], scores["teacher_acc"], scores["agreement"]) == (75, 75, 100)
     assert scores["teacher_kl"] > 0
     assert scores["images"] == 4
-    assert "same class as the teacher 100.00%" in describe(scores)
+    assert "same class as the teacher 100.00%" in task.describe(scores)
