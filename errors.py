@@ -1,6 +1,6 @@
 """The one exception that means "the user can fix this", and the closest names to a mistyped one.
 
-Every package raises it; entry scripts print its single line on standard error and exit with status 2 (helper/cli.py).
+Every package raises it; entry scripts print its single line on standard error and exit with status 2 (cli/parser.py).
 """
 import difflib
 

@@ -176,7 +176,7 @@ def _add_training(parser):
     add(group, "--epochs", type=number(int, at_least=1), help="passes over the data")
     add(group, "--batch_size", type=number(int, at_least=1), help="images per step")
     add(group, "--learning_rate", type=number(float, above=0), help="default: the recipe's, or the network's "
-        "published one, 0.05 or 0.01 (README's table)")
+        "published one, 0.05 or 0.01 (docs/networks.md)")
     add(group, "--lr_schedule", choices=list(SCHEDULES), default="step",
         help="how the learning rate falls: step by step, or from every step to the next to --lr_min, like half a "
         "cosine or like (1 - done)^lr_power")

@@ -67,7 +67,7 @@ methods = {  # each a Method class, or a Composition
 
 
 def get_method(name):
-    """The Composition of 'NAME' or 'NAME+MODIFIER+...'. Raises UsageError naming the closest ones."""
+    """The Composition of 'NAME' or 'NAME+MODIFIER+...'. Raises UsageError for an unknown name, naming similar ones."""
     name, *names = name.split("+")
     if name not in methods:
         raise unknown("method", name, methods)
@@ -78,13 +78,14 @@ def get_method(name):
 
 
 def _head_sharing(base, name, weights=None, **means):
-    """METHOD+th under a name and weights of its own: HeadSharingKD's."""
+    """METHOD+th under HeadSharingKD's name, with its weights. means: as LossWeights.means."""
     method = get_method(base)
     weights = (weights or method.weights)._replace(means=means)
     return method._replace(name=name, weights=weights)
 
 
-# HeadSharingKD's methods. -d is their delta; kdth's published weight of the teacher's head is --beta.
+# HeadSharingKD's methods. -d means delta for kdeth and crdth. For kdth the published flag of the teacher's head is
+# --beta, and -d means alpha.
 methods["kdth"] = _head_sharing("kd+th", "kdth", LossWeights(
     1.0, 1.5, 0.0, "HeadSharingKD, README; there beta is the weight of the teacher's head", DELTA),
     d="alpha", beta="delta")

@@ -19,15 +19,17 @@ SCALE = 3 / 1000  # RepDistiller's, so that the usual learning rate suits the fi
 
 
 class ABLoss(Loss):
-    """Hinge on the side of zero that the teacher's neurons are on, summed over maps and their elements.
+    """Squared hinge loss between the student's activations and the signs of the teacher's.
 
-    The deepest map has weight 1, each shallower one half of the next.
+    The loss is summed over the elements of a map and over the maps, and averaged over the batch. The deepest map has
+    weight 1; each shallower map has half the weight of the next deeper one.
 
     Args:
-        n_maps: how many maps there are.
-        margin: how far beyond zero the student shall be.
+        n_maps: number of maps.
+        margin: m, the distance from zero that the student's activations must reach.
 
-    Shapes: maps_s, maps_t lists of n_maps (B, C, H, W) from before the ReLU; C equal, sizes may differ -> () loss.
+    Shapes: maps_s, maps_t lists of n_maps maps (B, C, H, W) before the ReLU -> () loss. C is equal in both; sizes may
+    differ, and the larger map is average-pooled.
     """
 
     def __init__(self, n_maps, margin=1.0):
@@ -45,9 +47,14 @@ class ABLoss(Loss):
 
 
 class Connector(nn.Module):
-    """The student's maps in the teacher's channels: untouched where channels and height agree, else a ConvReg each.
+    """Maps the student's maps to the teacher's channels.
 
-    Shapes: s_shapes, t_shapes lists of (C, H, W) or (B, C, H, W); maps_s list of (B, C_s, H_s, W_s) -> list.
+    A map whose channels and height equal the teacher's is unchanged. Every other map passes a ConvReg without ReLU.
+
+    Args:
+        s_shapes, t_shapes: lists of (C, H, W) or (B, C, H, W), one per map.
+
+    Shapes: maps_s list of (B, C_s, H_s, W_s) -> list of (B, C_t, H, W), with the size that ConvReg gives.
     """
 
     def __init__(self, s_shapes, t_shapes):
@@ -61,10 +68,13 @@ class Connector(nn.Module):
 
 
 class ABoundMethod(Method):
-    """Activation boundaries taught in a first stage; then cross-entropy (and KL) alone.
+    """A first stage trains the student on ABLoss; the main stage uses cross-entropy (and KL) alone.
 
-    As published, the student only starts from what it learnt here: in the main stage beta multiplies nothing, and the
-    first stage's loss has no weight.
+    As published, the first stage only initialises the student: beta multiplies nothing in the main stage, and the first
+    stage's loss has no weight.
+
+    Raises:
+        UsageError: the networks have different numbers of stages, or one has no maps before the ReLU.
     """
 
     weights = LossWeights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh, where beta multiplies 0 too")

@@ -10,13 +10,14 @@ from models.features import Reads
 class Attention(Loss):
     """Squared difference of the normalised attention maps, averaged over batch and positions, summed over the layers.
 
-    The paper has the length of the difference; its authors' code, and the published beta, the mean of the squares.
+    The paper uses the norm of the difference. Its authors' code uses the mean of the squares, and the published beta
+    belongs to the code.
 
     Args:
         p: power of the activations.
 
-    Shapes: maps_s, maps_t lists of (B, C, H, W), of any channels and sizes -> () loss. The longer list's surplus is
-    left out.
+    Shapes: maps_s, maps_t lists of (B, C, H, W), of any channels and sizes -> () loss. If one list is longer, its last
+    maps are ignored.
     """
 
     def __init__(self, p=2):
@@ -35,7 +36,7 @@ class Attention(Loss):
 
 
 class AttentionMethod(Method):
-    """Where the student looks in each stage, turned to where the teacher does; a 1x1 map, of one place, adds 0."""
+    """The student's attention map of each stage is matched to the teacher's. A 1x1 map contributes 0."""
 
     weights = LossWeights(1.0, 0.0, 1000.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper's 1e3")
     reads = Reads(maps=True)

@@ -11,7 +11,9 @@ from models.features import Reads
 
 
 class GradientAttention(Loss):
-    """Half the distance between the two networks' input gradients, averaged over the batch; its gradient at 0 is 0.
+    """Half the L2 distance between the two networks' input gradients, averaged over the batch.
+
+    Where the distance is 0, the gradient is 0.
 
     Shapes: J_s, J_t (B, ...) -> () loss.
     """
@@ -21,14 +23,15 @@ class GradientAttention(Loss):
 
 
 class AttentionGradMethod(Method):
-    """Which pixels the student's cross-entropy hangs on, turned to those of the teacher's.
+    """The gradient of the student's cross-entropy with respect to the pixels is matched to the teacher's.
 
-    A step costs about six of kd's on a CPU (results/speed.md): the student's backward pass is itself differentiated,
-    and the teacher keeps a graph and is run backwards to the pixels.
+    A step takes about six times as long as kd's on a CPU (results/speed.md): the student's backward pass is itself
+    differentiated, and the teacher keeps a graph and runs a backward pass to the pixels.
     """
 
-    # The paper's beta multiplies the same half norm, but no value of it is known to us. With 1 the term has the size of
-    # cross-entropy: on digits, from resnet14 to resnet8, it stays at 0.26 to 0.28 while that falls from 2.2 to 0.3.
+    # The paper's beta multiplies the same half norm, but we know no published value. With 1 the term is of the order of
+    # the cross-entropy: on digits, from resnet14 to resnet8, the term stays at 0.26 to 0.28 while the cross-entropy
+    # falls from 2.2 to 0.3.
     weights = LossWeights(1.0, 0.0, 1.0, "ours: none is published with certainty")
     reads = Reads(input_gradient=True)
 
@@ -43,7 +46,12 @@ class AttentionGradMethod(Method):
 
 
 def input_gradient(logits, batch, **settings):
-    """J (B, 3, H, W): the gradient of each image's own cross-entropy, so not divided by the batch size."""
+    """J: the gradient of each image's cross-entropy with respect to its pixels, not divided by the batch size.
+
+    settings: further arguments of torch.autograd.grad.
+
+    Shapes: logits (B, K), batch.images (B, 3, H, W) with requires_grad -> (B, 3, H, W).
+    """
     loss = F.cross_entropy(logits.float(), batch.target, reduction="sum")
     (J,) = torch.autograd.grad(loss, batch.images, **settings)
     return J

@@ -13,8 +13,9 @@ from flags import Options
 class Composition(NamedTuple):
     """A method and its modifiers, not built yet.
 
-    name: as --distill takes it, the modifiers in the order of `modifiers`, whatever order they are typed in.
-    weights: the published ones of the whole.
+    name: as --distill takes it, with the modifiers in the order of distiller_zoo.modifiers.modifiers, whatever order
+        the user types.
+    weights: the published weights of the method with its modifiers.
     """
 
     name: str
@@ -24,36 +25,41 @@ class Composition(NamedTuple):
 
     @property
     def options(self):
-        """The flags of the method and of its modifiers, each once."""
+        """The flags of the method and of its modifiers, each listed once."""
         declared = [option for part in (self.method, *self.modifiers.values()) for option in part.options]
-        return tuple({option.name: option for option in declared}.values())  # those of one name are declared alike
+        return tuple({option.name: option for option in declared}.values())  # equal names have equal declarations
 
     @property
     def reads(self):
-        """What the method's class says that its loss reads; see Method.reads."""
+        """The `reads` of the method's class; see Method.reads."""
         return self.method.reads
 
     @property
     def needs_teacher(self):
-        """Is there anything that a teacher is for?"""
+        """Whether training needs a teacher."""
         return self.reads is None or self.reads.teacher
 
     @property
     def paper(self):
-        """The first line of the file that it comes from: title, authors, venue."""
+        """The first docstring line of the last modifier's file, or of the method's: title, authors, venue."""
         part = list(self.modifiers.values())[-1] if self.modifiers else self.method
         return sys.modules[part.__module__].__doc__.splitlines()[0]
 
     def defaults(self, **given):
-        """Options without a command line: the published weights, and every flag of the method at its default, but for
-        those that are given."""
+        """Options without a command line: the published weights, the default of every flag, and learning_rate 0.05.
+
+        given: options that replace these or add to them.
+        """
         options = {name: value for name, value in self.weights._asdict().items() if name not in ("source", "means")}
         options |= {option.name: option.settings.get("default") for option in self.options}
         return Options({"distill": self.name, "learning_rate": 0.05, **options, **given})
 
     def with_modifiers(self, names):
-        """The same with further modifiers. Raises UsageError for unknown ones, two of one name, and for those that do
-        not go with the method."""
+        """This composition with further modifiers.
+
+        Raises:
+            UsageError: a modifier is unknown, named twice, or does not fit the method.
+        """
         chosen, weights = dict(self.modifiers), self.weights
         for name in names:
             if name not in modifiers:
@@ -69,14 +75,15 @@ class Composition(NamedTuple):
         return Composition("+".join([self.name, *added]), self.method, ordered, weights)
 
     def build(self, student, teacher, opt=None, **given):
-        """The Method of a pair and its Modifiers, nn.ModuleDict by name.
+        """The Method of a pair, and an nn.ModuleDict of its Modifiers by name.
 
         Args:
-            opt: the options, as Method's. Without them those are the defaults, and `given` ones: image_size and
-                num_classes at least; n_data, targets, learning_rate and others where the method reads them.
+            student, teacher: the two networks; teacher None where `needs_teacher` is False.
+            opt: the options, as for Method. None takes `defaults(**given)`; `given` must then include image_size and
+                num_classes, and n_data, targets, learning_rate or others if the method reads them.
 
         Raises:
-            UsageError: as Method.
+            UsageError: as Method and Modifier do.
         """
         if opt is None:
             opt = self.defaults(**given)

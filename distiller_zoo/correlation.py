@@ -10,12 +10,12 @@ from losses import Loss
 
 
 class Correlation(Loss):
-    """Product of the gaps of consecutive samples, averaged over the batch.
+    """Product of the differences |e_s - e_t| of consecutive samples, averaged over the batch.
 
-    RepDistiller's reading of the paper, which the published numbers belong to: only neighbours in the batch are
-    related, and nothing is normalised. A batch of one has no neighbours: loss 0.
+    This is RepDistiller's version of the paper, to which the published numbers belong: only neighbours in the batch are
+    related, and nothing is normalised. A batch of one sample has no neighbours: loss 0.
 
-    Both sides receive a gradient: the teacher's embedding is a linear layer that is trained too.
+    Both arguments receive a gradient, because e_t comes from a linear layer that is trained too.
 
     Shapes: e_s, e_t (B, D) -> () loss.
     """
@@ -37,7 +37,7 @@ class LinearEmbed(nn.Module):
 
 
 class CorrelationMethod(Method):
-    """Embeddings of student and teacher, both through a trained linear layer, compared over neighbouring samples."""
+    """Trained linear layers embed student and teacher; Correlation compares the embeddings of neighbouring samples."""
 
     weights = LossWeights(1.0, 0.0, 0.02, "RepDistiller, scripts/run_cifar_distill.sh")
     options = (FEAT_DIM,)

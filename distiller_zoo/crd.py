@@ -1,7 +1,7 @@
 """Contrastive Representation Distillation. Tian, Krishnan, Isola. ICLR 2020, arXiv 1910.10699.
 
-The student's embedding of an image is drawn to the teacher's of the same image, and away from those of other classes'
-images. The loss and its memory are in crd/.
+The loss pulls the student's embedding of an image towards the teacher's embedding of the same image, and pushes it away
+from the teacher's embeddings of other classes' images. The loss and its memory are in crd/.
 """
 from crd import CRDLoss, CRDQueueLoss, NegativeSampler
 from distiller_zoo.method import LossWeights, Method
@@ -11,12 +11,16 @@ from flags import Option, number
 
 
 class CRDMethod(Method):
-    """Contrast of the embeddings, with a bank of one entry per training image, or with a queue.
+    """Contrasts the embeddings, with a bank of one entry per training image or with a queue.
 
-    Negatives are drawn on the device in every step. The two linear embeddings, banks and normalisers are checkpointed.
+    Negatives are drawn on the device in every step. The two linear embeddings, the banks and the normalisers are
+    checkpointed.
 
-    For a small student on a CPU a step costs two of kd's (results/speed.md): the scores with the banks and their
-    gradient are 26 million multiplications an image, in float32, where resnet8's passes take 38 million in bfloat16.
+    For a small student on a CPU a step takes twice as long as kd's (results/speed.md): the scores with the banks and
+    their gradient take 26 million multiplications per image, in float32; resnet8's passes take 38 million in bfloat16.
+
+    Raises:
+        UsageError: --mode relax with a queue, or training images of a single class with a bank.
     """
 
     weights = LossWeights(1.0, 0.0, 0.8, "RepDistiller, scripts/run_cifar_distill.sh; crd+kd: 1, 1, 0.8")

@@ -16,14 +16,14 @@ from models.tuned import tuned_heads
 
 
 class DIHLoss(Loss):
-    """Cross-entropy and KL against each of the teacher's classifiers, a branch for each.
+    """Cross-entropy and KL against each of the teacher's classifiers. Each classifier is a branch.
 
     Args:
         alpha: the KL's share of a branch: a number for all branches, or one for each, as a sequence or as {b: alpha}.
-            A branch of alpha 0 is left out, its cross-entropy too.
+            A branch of alpha 0 is skipped, including its cross-entropy.
         T: temperature.
-        reduction: 'sum' over the branches, as published, which makes gradients about k + 1 times those of kd; or 'mean'
-            over those that are not left out.
+        reduction: 'sum' over the branches, as published, whose gradients are about k + 1 times kd's; or 'mean' over the
+            branches that are not skipped.
 
     Shapes: z_s (B, K), a list of z_t_b (B, K), target (B,) classes -> () loss. The teacher's logits get no gradient.
 
@@ -44,7 +44,7 @@ class DIHLoss(Loss):
         return total / len(branches) if self.reduction == "mean" else total
 
     def alphas(self, count):
-        """[alpha of each of so many branches]. Raises UsageError as the loss does."""
+        """[alpha of branch 0 ... count - 1]. Raises UsageError as the loss does."""
         alphas = branch_alphas(self.alpha, count)
         if not any(alphas):
             raise UsageError("dih: every branch has alpha 0 and is left out: give at least one of them a value")
@@ -52,8 +52,10 @@ class DIHLoss(Loss):
 
 
 def branch_alphas(alpha, count):
-    """[alpha of branch 0, 1, ... count - 1] from a number, a sequence, or {branch: alpha} whose keys may be text, as
-    in JSON. Raises UsageError unless there is one for every branch, from 0 to 1."""
+    """[alpha of branch 0, 1, ... count - 1] from a number, a sequence, or {branch: alpha}.
+
+    The keys may be text, as in JSON. Raises UsageError unless every branch has an alpha, each from 0 to 1.
+    """
     if isinstance(alpha, (int, float)):
         alpha = [alpha] * count
     given = {int(b): a for b, a in (alpha.items() if isinstance(alpha, dict) else enumerate(alpha))}
@@ -74,9 +76,13 @@ def alpha_list(text):
 
 
 class DIHMethod(Method):
-    """The teacher's own classifier and those that train_heads.py put on its stages, all teaching the student at once.
+    """The teacher's classifier and its auxiliary classifiers teach the student together.
 
-    The loss has cross-entropy and KL in it, so gamma and alpha are 0 and beta is 1; -a is --dih_alpha.
+    train_heads.py trains the auxiliary classifiers on the teacher's stage maps. DIHLoss includes cross-entropy and KL,
+    so gamma and alpha are 0 and beta is 1; -a means --dih_alpha.
+
+    Raises:
+        UsageError: as models.tuned.tuned_heads, and for alphas that do not fit the branches.
     """
 
     weights = LossWeights(0.0, 0.0, 1.0, "DIH, README: alpha 0.1 and T 5 within", kd_T=5.0,

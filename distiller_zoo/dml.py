@@ -16,9 +16,9 @@ from models.norm import freeze_bn_statistics
 
 
 class DMLLoss(Loss):
-    """What one of several networks learns from the labels and from the others, all in training.
+    """The loss of one of several networks that are trained together: cross-entropy and the mean KL from the others.
 
-    The paper weighs both by 1; the defaults are those of DIH's repository.
+    The paper gives both terms weight 1; the defaults are those of DIH's repository.
 
     Args:
         alpha: weight of the KL.
@@ -26,7 +26,7 @@ class DMLLoss(Loss):
         gamma: weight of the cross-entropy; None: 1 - alpha.
 
     Shapes: z_s (B, K), a list of the others' logits (B, K), target (B,) classes -> () loss. The others get no gradient.
-    Without others (DIH's burn-out, before the networks have learnt anything worth telling) it is the cross-entropy.
+    With an empty list the loss is the cross-entropy, as in DIH's burn-out, the first epochs before mutual learning.
     """
 
     def __init__(self, alpha=0.1, T=1.0, gamma=None):
@@ -41,7 +41,7 @@ class DMLLoss(Loss):
         return self.gamma * ce + self.alpha * self.divergence(z_s, z_others)
 
     def divergence(self, z_s, z_others):
-        """The mean KL from the others: what alpha multiplies."""
+        """The mean KL from the others, which alpha multiplies: z_s (B, K), [(B, K)] -> ()."""
         return sum(self.kl(z_s, z.detach()) for z in z_others) / len(z_others)
 
 
@@ -54,14 +54,14 @@ def name_list(text):
 
 
 class DMLMethod(Method):
-    """The student and its peers, all untrained, learning from the labels and from each other, in turn on every batch.
+    """The student and its peers, all untrained, learn from the labels and from each other.
 
-    There is no teacher. The peers are the method's own, trained and checkpointed with it; the student is what is kept.
-    In each turn one network takes a step towards the others' present predictions, as in the paper. DIH's code has
-    whole epochs for turns.
+    There is no teacher. The peers belong to the method and are trained and checkpointed with it; only the student is
+    deployed. The updates alternate on every batch: each update trains one network towards the others' current
+    predictions, as in the paper. DIH's code alternates whole epochs.
 
-    A step costs nearly three of kd's for a small student (results/speed.md): all networks are run again in every turn,
-    and the peers backwards too.
+    A step takes nearly three times as long as kd's for a small student (results/speed.md): every update runs all
+    networks again, and the peers run backward passes too.
     """
 
     weights = LossWeights(0.9, 0.0, 0.1, "DIH's DML; the paper: 1, 0, 1", kd_T=1.0,
@@ -82,7 +82,7 @@ class DMLMethod(Method):
         self.loss = DMLLoss(opt.beta, opt.kd_T, opt.gamma)
 
     def forward(self, s, t, batch):
-        """The student's part but for its cross-entropy, which gamma weighs in the objective."""
+        """The KL of the student's loss. Its cross-entropy is a term of the objective, with weight gamma."""
         return self.loss.divergence(s.logits, self._predictions(self.peers, batch))
 
     def update_loss(self, update, s, batch):
@@ -92,6 +92,9 @@ class DMLMethod(Method):
 
     @torch.no_grad()
     def _predictions(self, peers, batch):
-        """Present logits (B, K) of each; its own turn is the one pass on a batch that a network's statistics see."""
+        """Current logits (B, K) of each peer.
+
+        BatchNorm statistics stay unchanged here: a network counts each batch once, in its own update.
+        """
         with freeze_bn_statistics(*peers):
             return [peer(batch.images) for peer in peers]

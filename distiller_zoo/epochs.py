@@ -4,10 +4,10 @@ from torch import nn
 
 
 class EpochCounter(nn.Module):
-    """Counts images in training, and so epochs, on the device and in the checkpoint.
+    """Counts the training images seen, and so the epochs. The count is a buffer: on the device and in the checkpoint.
 
     Args:
-        n_data: images of an epoch.
+        n_data: images per epoch.
     """
 
     def __init__(self, n_data):
@@ -16,7 +16,10 @@ class EpochCounter(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, images):
-        """The epoch, from 1 on, that the next `images` images are in: a tensor (), which costs no synchronisation."""
+        """The epoch, counted from 1, of the next `images` images: a tensor (), which needs no synchronisation.
+
+        images: number of images of this batch; added to the count in training mode only.
+        """
         epoch = self.seen // self.n_data + 1
         if self.training:
             self.seen += images

@@ -15,14 +15,14 @@ from models.features import Reads
 
 
 class FactorTransfer(Loss):
-    """Mean absolute difference of the two factors' normalised activation maps.
+    """Mean absolute difference of the two factors' normalised attention maps.
 
-    The paper compares the normalised factors themselves; RepDistiller's code, and with it the published beta and
-    numbers, their attention maps.
+    The paper compares the normalised factors themselves. RepDistiller's code compares their attention maps, and the
+    published beta and numbers belong to that code.
 
     Args:
         p1: power of the activations.
-        p2: power of the difference.
+        p2: power of the absolute difference.
 
     Shapes: g_s (B, C_s, H_s, W_s), g_t (B, C_t, H_t, W_t) -> () loss. The larger map is average-pooled.
     """
@@ -33,17 +33,21 @@ class FactorTransfer(Loss):
 
     def forward(self, g_s, g_t):
         g_s, g_t = pool_to_match(g_s, g_t)
-        gap = self._map(g_s) - self._map(g_t)
-        return gap.abs().mean() if self.p2 == 1 else gap.pow(self.p2).mean()
+        difference = self._map(g_s) - self._map(g_t)
+        return difference.abs().mean() if self.p2 == 1 else difference.pow(self.p2).mean()
 
     def _map(self, g):
         return unit(g.pow(self.p1).mean(1).flatten(1), dim=1)  # (B, C, H, W) -> (B, HW)
 
 
 class Paraphraser(nn.Module):
-    """Autoencoder of the teacher's map, without BatchNorm; its code is the factor, of k times the channels.
+    """Autoencoder of the teacher's map, without BatchNorm. Its code is the factor, with k times the channels.
 
-    Shapes: t_shape (C, H, W) or (B, C, H, W); f_t (B, C, H, W) -> (B, k C, H, W).
+    Args:
+        t_shape: (C, H, W) or (B, C, H, W) of the teacher's map.
+        k: channels of the factor over those of the map.
+
+    Shapes: f_t (B, C, H, W) -> (B, k C, H, W).
     """
 
     def __init__(self, t_shape, k=0.5):
@@ -57,14 +61,18 @@ class Paraphraser(nn.Module):
         return self.encoder(f_t)
 
     def reconstruct(self, f_t):
-        """What is left of the map after the bottleneck: (B, C, H, W) -> the same shape."""
+        """The decoder's reconstruction of the map: (B, C, H, W) -> (B, C, H, W)."""
         return self.decoder(self.encoder(f_t))
 
 
 class Translator(nn.Module):
-    """The student's map turned into a factor of k times the teacher's channels.
+    """Encodes the student's map as a factor with k times the teacher's channels.
 
-    Shapes: s_shape, t_shape (C, H, W) or (B, C, H, W); f_s (B, C_s, H, W) -> (B, k C_t, H, W).
+    Args:
+        s_shape, t_shape: (C, H, W) or (B, C, H, W) of the two maps.
+        k: channels of the factor over those of the teacher's map.
+
+    Shapes: f_s (B, C_s, H, W) -> (B, k C_t, H, W).
     """
 
     def __init__(self, s_shape, t_shape, k=0.5):
@@ -77,7 +85,10 @@ class Translator(nn.Module):
 
 
 def _stack(conv, channels, norm):
-    """Three 3x3 convolutions, each followed by `norm` (nn.Sequential: none, keeping the published names) and a ReLU."""
+    """Three 3x3 convolutions, each followed by `norm` and a leaky ReLU of slope 0.1.
+
+    norm: nn.BatchNorm2d, or nn.Sequential for none, an empty layer that keeps the published names.
+    """
     layers = []
     for i in range(3):
         c_in, c_out = channels[i : i + 2]
@@ -87,7 +98,14 @@ def _stack(conv, channels, norm):
 
 
 class FactorMethod(Method):
-    """The teacher's last map, paraphrased by an autoencoder that a first stage trains, matched by the student's."""
+    """The factor of the student's last map is matched to the factor of the teacher's.
+
+    A first stage trains the paraphraser, which encodes the teacher's map; the main stage trains the translator with the
+    student.
+
+    Raises:
+        UsageError: a last map has a single position.
+    """
 
     weights = LossWeights(1.0, 0.0, 200.0, "RepDistiller, scripts/run_cifar_distill.sh")
     options = (INIT_EPOCHS,)
@@ -110,8 +128,8 @@ class FactorMethod(Method):
         return self.loss(self.translator(s.feats[-2]), g_t)
 
     def stages(self):
-        # RepDistiller takes 0.01 for resnet and wrn students, the student's rate for others; but the paraphraser never
-        # sees the student, so it is 0.01 for all.
+        # RepDistiller uses 0.01 for resnet and wrn students and the student's learning rate for others. The paraphraser
+        # does not depend on the student, so it is 0.01 for all here.
         return [Stage(self.init_epochs, 0.01, self._reconstruct, Reads(student=False), freeze=(self.paraphraser,))]
 
     def _reconstruct(self, s, t, batch):

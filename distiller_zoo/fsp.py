@@ -11,9 +11,9 @@ from losses import Loss, pool_to_match
 
 
 class FSP(Loss):
-    """Mean squared difference of the flow matrices between consecutive maps, summed over the steps.
+    """Mean squared difference of the flow matrices, summed over the pairs of consecutive maps.
 
-    RepDistiller's scale; the paper's squared Frobenius norm per sample is C C' times as large.
+    The scale is RepDistiller's; the paper's squared Frobenius norm per sample is C C' times as large.
 
     Shapes: maps_s, maps_t lists of (B, C, H, W) with equal channels; sizes may differ -> () loss.
     """
@@ -24,16 +24,19 @@ class FSP(Loss):
 
 
 def _flow(bottom, top):
-    """(B, C', H', W'), (B, C, H, W) -> (B, C, C'): mean over positions of the products of channels."""
+    """The flow matrix, the mean over positions of products of channels: (B, C', H', W'), (B, C, H, W) -> (B, C, C')."""
     bottom, top = (f.flatten(2) for f in pool_to_match(bottom, top))
     return top @ bottom.mT / top.shape[2]  # a batched product: never (B, C, C', HW)
 
 
 class FSPMethod(Method):
-    """How each stage's map follows from the one before, taught in a first stage; then cross-entropy (and KL) alone.
+    """A first stage matches the student's flow matrices to the teacher's; the main stage uses cross-entropy (and KL).
 
-    As published, the student only starts from what it learnt here: in the main stage beta multiplies nothing, and the
-    first stage's loss has no weight.
+    As published, the first stage only initialises the student: beta multiplies nothing in the main stage, and the first
+    stage's loss has no weight.
+
+    Raises:
+        UsageError: the channels of the two networks' maps differ.
     """
 
     weights = LossWeights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh, where beta multiplies 0 too")

@@ -14,9 +14,9 @@ from models.features import Reads
 
 
 class HintLoss(Loss):
-    """Mean squared error of two maps, the larger of which is average-pooled to the other's size.
+    """Mean squared error of two maps. The larger map is average-pooled to the smaller one's size.
 
-    The paper has half the squared sum; every implementation takes the mean, which the published beta belongs to.
+    The paper uses half the sum of squares. Every implementation uses the mean, and the published beta belongs to it.
 
     Shapes: f_s (B, C, H_s, W_s), f_t (B, C, H_t, W_t) -> () loss.
     """
@@ -27,17 +27,21 @@ class HintLoss(Loss):
 
 
 class ConvReg(nn.Module):
-    """The regressor that gives a student's map the teacher's channels and, where a convolution can, its size.
+    """Regressor from the student's map to the teacher's channels and, where one convolution can, to its size.
 
-    Height of the student's map: twice the teacher's: 3x3 of stride 2; half: transposed 4x4 of stride 2; the same, or
-    larger by any other amount d: (1+d)x(1+d) without padding; smaller otherwise: 3x3 at its own size, and the teacher's
-    map has to be pooled (SimKD's rule; RepDistiller refuses).
+    The convolution depends on the height of the student's map:
+    - twice the teacher's: 3x3 of stride 2;
+    - half the teacher's: transposed 4x4 of stride 2;
+    - equal, or larger by any other d: (1+d)x(1+d) without padding;
+    - smaller otherwise: 3x3 at the student's size, and the teacher's map has to be pooled (SimKD's rule; RepDistiller
+      refuses such pairs).
 
     Args:
         s_shape, t_shape: (C, H, W) or (B, C, H, W) of the two maps.
-        relu: end in a ReLU, as FitNet does; without it the output is BatchNorm's.
+        relu: apply a ReLU last, as FitNet does; False returns BatchNorm's output.
 
-    Shapes: f_s (B, C_s, H_s, W_s) -> (B, C_t, H, W), (H, W) being the teacher's, or the student's by SimKD's rule.
+    Shapes: f_s (B, C_s, H_s, W_s) -> (B, C_t, H, W), where (H, W) is the teacher's size, or the student's by SimKD's
+    rule.
     """
 
     def __init__(self, s_shape, t_shape, relu=True):
@@ -60,10 +64,13 @@ class ConvReg(nn.Module):
 
 
 class HintMethod(Method):
-    """A map of the student, through a trained regressor, turned into the teacher's map of the same position.
+    """One map of the student, after a trained regressor, is matched to the teacher's map of the same index.
 
-    Published in two stages: hint loss alone, then cross-entropy and KL (T 4, alpha 0.9) alone. The tables of later
-    papers have the two losses together, which is what the default weights are for.
+    The paper trains in two stages: the hint loss alone, then cross-entropy and KL (T 4, alpha 0.9) alone. The tables of
+    later papers use the losses together; the default weights are for that.
+
+    Raises:
+        UsageError: one of the networks has no map --hint_layer.
     """
 
     weights = LossWeights(1.0, 0.0, 100.0, "RepDistiller, scripts/run_cifar_distill.sh; two-stage FitNet: 0.1, 0.9, 0")

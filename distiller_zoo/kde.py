@@ -11,10 +11,10 @@ from models.shared_head import check_widths
 
 
 class KDE(Loss):
-    """Squared distance of the two embeddings at unit length, summed over the batch.
+    """Squared distance of the two embeddings, each scaled to unit length, summed over the batch.
 
-    The sum is published, and kept so that published betas keep their meaning: it grows with the batch, so divide beta
-    by what you multiply --batch_size with.
+    The sum is the published loss, so published betas keep their meaning. It grows with the batch: if you multiply
+    --batch_size by a factor, divide beta by the same factor.
 
     Shapes: e_s, e_t (B, D) -> () loss.
     """
@@ -24,10 +24,13 @@ class KDE(Loss):
 
 
 class KDEMethod(Method):
-    """The student's embedding, or a trained linear map of it where the widths differ, turned to the teacher's."""
+    """The student's embedding is matched to the teacher's, through a trained linear layer where the widths differ.
 
-    # At batch 64 the sum is some 60 to 100 for networks that know nothing of one another: with 0.02 it has the size of
-    # cross-entropy.
+    Raises:
+        UsageError: the widths differ and --th_adapter is none.
+    """
+
+    # At batch 64 the sum is about 60 to 100 for unrelated networks; with 0.02 it is of the order of the cross-entropy.
     weights = LossWeights(1.0, 1.0, 0.02, "ours: none is published")
     options = (TH_ADAPTER,)
 

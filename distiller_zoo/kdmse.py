@@ -20,10 +20,10 @@ class DistillMSE(Loss):
 
 
 class KDMSEMethod(Method):
-    """Student and teacher probabilities matched in the square."""
+    """The student's probabilities are matched to the teacher's by their mean squared difference."""
 
-    # HeadSharingKD gives no weight. With 100 classes, 100 makes the term the squared distance per sample, of the size
-    # of a cross-entropy; the mean over 100 classes alone would be a hundred times weaker.
+    # HeadSharingKD gives no weight. With 100 classes, weight 100 makes the term the squared distance per sample, of the
+    # order of a cross-entropy; the mean over 100 classes alone would be a hundred times weaker.
     weights = LossWeights(1.0, 0.0, 100.0, "ours: none is published")
     reads = Reads(logits=True)
 

@@ -26,6 +26,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 TINY = ["--dataset", "tiny", "--epochs", "1", "--batch_size", "32", "--precision", "fp32"]
 STEPS = 5  # of an epoch
 BRIEF = {"--init_epochs": "1", "--nce_k": "16"}  # for the methods that have them: short first stages, few negatives
+# Of a method whose heads cost twenty times as much as the student.
+SMALL = {"mhkd": ["--image_size", "8", "--head_stages", "2"]}
 
 
 def build_tiny(data_dir, image_size, cache_dir):
@@ -73,7 +75,7 @@ def on_other_data(raw, **changed):
 
 def distilling(name, teacher_dir):
     """Arguments of train_student.py for one short epoch of method `name` on the tiny data."""
-    args = [*TINY, "--distill", name, "--model_s", "resnet8", "--skip_validation"]
+    args = [*TINY, "--distill", name, "--model_s", "resnet8", "--skip_validation", *SMALL.get(name.split("+")[0], [])]
     for option in get_method(name).options:
         args += [word for flag in option.flags if flag in BRIEF for word in (flag, BRIEF[flag])]
     if get_method(name).needs_teacher:

@@ -1,4 +1,4 @@
-"""A run that was stopped anywhere, and started again, ends in the same bits as one that was not."""
+"""Every method trains; a run that was stopped anywhere, and started again, ends in the same bits as one that was not."""
 import json
 import os
 import shutil
@@ -14,12 +14,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import train_heads
 import train_student
 import train_teacher
-from distiller_zoo import methods
+from distiller_zoo import get_method, methods
+from errors import UsageError
 from helper import fit
 from helper.progress import Progress
-from models import read_checkpoint
+from models import create_model, load_model, read_checkpoint
+from models.probe import weights_hash
 from runs import directory as run
-from tests.conftest import STEPS, TINY, distilling
+from runs.record import RunRecord
+from tests.conftest import STEPS, TINY, distilling, recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = [*TINY, "--epochs", "3", "--name", "run", "--num_workers", "0", "--save_freq", "1"]
@@ -164,9 +167,51 @@ def test_terminated(moment, loader, tmp_path, monkeypatch, uninterrupted, teache
     assert_same(uninterrupted("student", *more), directory)
 
 
+def watch(patch):
+    """{"before", "after"}: digits of the weights of train_student's student and teacher (None without one) as its first
+    stage begins, and at its end. Filled by the next run."""
+    seen, pretrain, fit = {}, train_student.pretrain, train_student.fit
+
+    def note(moment, objective):
+        seen[moment] = [network and weights_hash(network) for network in (objective.student, objective.teacher)]
+
+    def watched_pretrain(objective, *rest):
+        note("before", objective)
+        pretrain(objective, *rest)
+
+    def watched_fit(objective, *rest):
+        fit(objective, *rest)
+        note("after", objective)
+
+    patch.setattr(train_student, "pretrain", watched_pretrain)
+    patch.setattr(train_student, "fit", watched_fit)
+    return seen
+
+
+def check_training(name, directory, seen, teacher_dir):
+    """All methods start from the same student, learn, and leave the teacher as it was."""
+    torch.manual_seed(1)  # of trial 1
+    (student, teacher), (trained, teacher_after) = seen["before"], seen["after"]
+    assert student == weights_hash(create_model("resnet8", 10)) != trained
+    assert teacher == teacher_after
+    assert (teacher is not None) == get_method(name).needs_teacher
+    if teacher is not None:
+        assert recorded(directory)["teacher"]["hash"] == weights_hash(load_model(teacher_dir))
+    assert [row["train_loss"] > 0 for row in rows(directory)] == [True, True]
+    checkpoint = read_checkpoint(directory)
+    values = [value for part in ("model", "method", "modifiers") for value in checkpoint[part].values()]
+    assert all(value.isfinite().all() for value in values)
+
+
 @pytest.mark.parametrize("name", methods)
-def test_every_method_goes_on(name, tmp_path, monkeypatch, uninterrupted, teacher_dir):
-    """Stopped twice: in its first stage if it has one, and in the middle of the second epoch of the main one."""
+def test_every_method_trains_and_goes_on(name, tmp_path, monkeypatch, teacher_dir):
+    """Not stopped, and stopped twice: in its first stage if it has one, and in the middle of the second epoch of the
+    main one."""
+    script, args, whole = arguments(name, tmp_path / "whole", teacher_dir, "--epochs", "2")
+    with monkeypatch.context() as patch:
+        seen = watch(patch)
+        script.main(args)
+    check_training(name, whole, seen, teacher_dir)
     script, args, directory = arguments(name, tmp_path, teacher_dir, "--epochs", "2")
     first_stage = 0
     with monkeypatch.context() as patch:
@@ -179,7 +224,7 @@ def test_every_method_goes_on(name, tmp_path, monkeypatch, uninterrupted, teache
         with pytest.raises(Stop):
             script.main(args)
     script.main(args)
-    assert_same(uninterrupted(name, "--epochs", "2"), directory)
+    assert_same(whole, directory)
 
 
 def test_heads_go_on(tmp_path, monkeypatch, uninterrupted, teacher_dir):
@@ -197,21 +242,22 @@ def test_heads_go_on(tmp_path, monkeypatch, uninterrupted, teacher_dir):
 
 
 def test_killed_by_the_system(tmp_path, uninterrupted, teacher_dir):
-    """A real process, a real SIGKILL as soon as the first epoch is logged, and the same command once more."""
-    more = ("--dataset", "digits", "--batch_size", "256")
-    _, args, directory = arguments("teacher", tmp_path, teacher_dir, *more)
+    """A real process, a real SIGKILL as soon as the first epoch is logged, and the same command in this one."""
+    more = ("--dataset", "digits", "--image_size", "8", "--batch_size", "64", "--epochs", "5", "--save_freq", "0")
+    script, args, directory = arguments("teacher", tmp_path, teacher_dir, *more)
     command = [sys.executable, "train_teacher.py", *args]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
-            if line.startswith("epoch 1/3"):
+            if line.startswith("epoch 1/5"):
                 process.kill()
                 break
     assert process.returncode == -signal.SIGKILL
-    assert len(rows(directory)) < 3
-    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert len(rows(directory)) < 5
+    script.main(args)
     assert_same(uninterrupted("teacher", *more), directory)
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_with_workers(tmp_path):
     """What Slurm and a terminal do: the loader's processes get the signal too. Saved within a second of the step."""
     save = str(tmp_path)
@@ -237,6 +283,20 @@ def test_a_finished_run_is_not_trained_again(uninterrupted, monkeypatch, teacher
     script.main(args)
     assert (directory / "last.pth").read_bytes() == before
     assert "all 3 epochs were done before" in capsys.readouterr().out
+
+
+def test_what_auto_became_on_another_machine(uninterrupted, tmp_path, teacher_dir):
+    """A run begun where `auto` compiled is not resumed where it does not, and its refusal says how to."""
+    directory = shutil.copytree(uninterrupted("teacher"), tmp_path / "teachers" / "run")
+    script, args, _ = arguments("teacher", tmp_path, teacher_dir)
+    record = RunRecord.read(directory)
+    record.facts["resolved"]["compile"] = "on"
+    record.write(directory)
+    with pytest.raises(UsageError, match="begun with compile = on, and --compile auto is off now: give --compile on"):
+        script.main(args)
+    record.facts["resolved"]["compile"] = "off"
+    record.write(directory)
+    script.main([*args, "--compile", "off"])  # spelled out
 
 
 def test_overwrite_starts_anew(tmp_path, teacher_dir, uninterrupted):

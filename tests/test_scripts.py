@@ -1,5 +1,4 @@
 """The scripts of README, as a user runs them: from another directory, twice."""
-import json
 import os
 import re
 import subprocess
@@ -9,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cli.options import student_options
+from errors import UsageError
+from scripts import published, sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,6 +19,7 @@ def bash(script, cwd, *args, **environment):
                           env=os.environ | {"PYTHON": sys.executable} | environment)
 
 
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     environment = {"SAVE_DIR": str(tmp_path / "save"), "EPOCHS": "1"}
     first = bash("quickstart.sh", tmp_path, **environment)
@@ -57,41 +59,24 @@ def test_setup_refuses_a_python_without_pytorch(tmp_path):
 
 ROWS = [line.split("\t") for line in (ROOT / "scripts" / "published.tsv").read_text().splitlines()
         if not line.startswith("#")][1:]
-# Stands for an interpreter: logs what it is asked to run, and leaves the metrics of a finished run.
-STUB = f"""#!{sys.executable}
-import json, os, pathlib, sys
-script, *args = sys.argv[1:]
-if script != "-c":
-    with open(os.environ["LOG"], "a") as log:
-        log.write(json.dumps([script, *args]) + "\\n")
-if "--name" in args:
-    given = dict(zip(args, args[1:]))
-    kind = "teachers" if script == "train_teacher.py" else "students"
-    run = pathlib.Path(given["--save_dir"], kind, given["--name"])
-    run.mkdir(parents=True)
-    (run / "metrics.jsonl").write_text("\\n" * int(given["--epochs"]))
-"""
 
 
 @pytest.fixture
-def commands(tmp_path):
-    """commands(script, *args, **environment): (the finished process, {name of a run: its own flags, and how many
-    epochs}), in the order of the runs."""
-    stub, log = tmp_path / "python", tmp_path / "log"
-    stub.write_text(STUB)
-    stub.chmod(0o755)
+def listed(monkeypatch, capsys, tmp_path):
+    """listed(experiment, *args, **environment): [(label or None, a run's own flags, its epochs)] of published.py."""
 
-    def call(script, *args, **environment):
-        done = bash(script, tmp_path, *args, PYTHON=str(stub), LOG=str(log), SAVE_DIR="save", DATASET="digits",
-                    EPOCHS="2", **environment)
-        found = {}
-        for line in log.read_text().splitlines() if log.exists() else []:
-            words = json.loads(line)
-            if "--name" in words:
-                own = " ".join(words[:words.index("--dataset")]).replace(f"{tmp_path}/save/", "")
-                epochs = words[words.index("--epochs") + 1]
-                found[words[words.index("--name") + 1]] = f"{own} for {epochs}"
-        return done, found
+    def call(experiment, *args, **environment):
+        monkeypatch.chdir(tmp_path)
+        for key, value in ({"SAVE_DIR": "save", "DATASET": "digits", "EPOCHS": "2"} | environment).items():
+            monkeypatch.setenv(key, value)
+        published.main([experiment, *args])
+        found = []
+        for line in capsys.readouterr().out.splitlines():
+            label, line = re.fullmatch(r"(?:(\S+): )?(.*)", line).groups()
+            own, epochs = re.fullmatch(r"(.*) --dataset digits --data_dir data --save_dir save --epochs (\d+).*",
+                                       line).groups()
+            found.append((label, own, int(epochs)))
+        return found
 
     return call
 
@@ -107,39 +92,36 @@ def test_every_published_row_parses(row):
         assert opt.gamma or opt.alpha or opt.beta
 
 
-def test_commands_of_head_sharing(commands):
-    done, found = commands("run_headsharing.sh", TRIALS="2", TEACHER_EPOCHS="5")
-    assert done.returncode == 0, done.stderr
-    t, s, sh = "resnet32x4_digits_epochs-5_trial-0", "resnet8x4_digits_epochs-2_trial-", "resnet32x4_head-resnet8x4"
-    sh_t = f"{sh}_digits_epochs-5_trial-"
-    expected = {f"{s}{trial}": f"train_teacher.py --model resnet8x4 --trial {trial} for 2" for trial in (0, 1)}
-    expected[t] = "train_teacher.py --model resnet32x4 --trial 0 for 5"
-    expected |= {f"{sh_t}{trial}": f"train_teacher.py --model resnet32x4 --path_th teachers/{s}0 --trial {trial} for 5"
+def test_commands_of_head_sharing(listed):
+    found = listed("headsharing", TRIALS="2", TEACHER_EPOCHS="5")
+    expected = {f"train_teacher.py --model resnet8x4 --trial {trial}": 2 for trial in (0, 1)}
+    expected["train_teacher.py --model resnet32x4 --trial 0"] = 5
+    expected |= {f"train_teacher.py --model resnet32x4 --path_th @resnet8x4-alone --trial {trial}": 5
                  for trial in (0, 1)}
-    for teacher, path, method, flags in (
-            ("resnet32x4", t, "kd", "-r 0.1 -a 0.9 -b 0"), ("resnet32x4", t, "crd", "-r 1 -a 0 -b 0.8"),
-            ("resnet32x4", t, "kdth", "-r 1 -a 1.5 -b 0.02"), ("resnet32x4", t, "crdth", "-r 0.9 -a 1 -b 0.8 -d 0.02"),
-            (sh, f"{sh_t}0", "crd", "-r 1 -a 1 -b 0.8")):
+    for teacher, method, flags in (
+            ("resnet32x4", "kd", "-r 0.1 -a 0.9 -b 0"), ("resnet32x4", "crd", "-r 1 -a 0 -b 0.8"),
+            ("resnet32x4", "kdth", "-r 1 -a 1.5 -b 0.02"), ("resnet32x4", "crdth", "-r 0.9 -a 1 -b 0.8 -d 0.02"),
+            ("resnet32x4-th-resnet8x4", "crd", "-r 1 -a 1 -b 0.8")):
         for trial in (0, 1):
-            name = f"S-resnet8x4_T-{teacher}_digits_{method}_{re.sub('[ -]', '', flags)}_epochs-2_trial-{trial}"
-            expected[name] = (f"train_student.py --path_t teachers/{path} --model_s resnet8x4 --distill {method} "
-                              f"{flags} --trial {trial} for 2")
-    assert found == expected
+            expected[f"train_student.py --path_t @{teacher} --model_s resnet8x4 --distill {method} {flags} "
+                     f"--trial {trial}"] = 2
+    assert {own: epochs for _, own, epochs in found} == expected
+    labels = {label: own for label, own, _ in found if label}
+    assert labels["resnet8x4-alone"] == "train_teacher.py --model resnet8x4 --trial 0"
+    assert labels["resnet32x4"] == "train_teacher.py --model resnet32x4 --trial 0"
+    assert "--path_th" in labels["resnet32x4-th-resnet8x4"]
 
 
-def test_commands_of_head_sharing_for_another_pair(commands):
+def test_commands_of_head_sharing_for_another_pair(listed):
     """A teacher's name with '/', which stands for no directory, and a student that is the table's own teacher."""
-    done, found = commands("run_headsharing.sh", TRIALS="1", MODEL_T="torchvision/resnet18", MODEL_S="resnet32x4",
-                           MORE="1", METHODS="kdth kd projector")
-    assert done.returncode == 0, done.stderr
-    t = "torchvision.resnet18_digits_epochs-2_trial-0"
-    assert found[t] == "train_teacher.py --model torchvision/resnet18 --trial 0 for 2"
-    sh_t = "torchvision.resnet18_head-resnet32x4_digits_epochs-2_trial-0"
-    assert found[sh_t] == ("train_teacher.py --model torchvision/resnet18 --path_th "
-                           "teachers/resnet32x4_digits_epochs-2_trial-0 --trial 0 for 2")
-    students = sorted(command for command in found.values() if command.startswith("train_student.py"))
+    found = listed("headsharing", TRIALS="1", MODEL_T="torchvision/resnet18", MODEL_S="resnet32x4", MORE="1",
+                   METHODS="kdth kd projector")
+    t, sh_t = "@torchvision.resnet18", "@torchvision.resnet18-th-resnet32x4"
+    assert (t[1:], "train_teacher.py --model torchvision/resnet18 --trial 0", 2) in found
+    assert (sh_t[1:], "train_teacher.py --model torchvision/resnet18 --path_th @resnet32x4-alone --trial 0", 2) in found
+    students = sorted(own for _, own, _ in found if own.startswith("train_student.py"))
     assert students == sorted(
-        f"train_student.py --path_t teachers/{path} --model_s resnet32x4 --distill {method} --trial 0 for 2"
+        f"train_student.py --path_t {path} --model_s resnet32x4 --distill {method} --trial 0"
         for path, method in (
             (t, "kd -r 0.1 -a 0.9 -b 0"), (t, "kdth -r 1 -a 1.5 -b 0.02"), (t, "kd -r 1 -a 1.5 -b 0"),
             (t, "kd -r 1 -a 1.5 -b 0 --copy_head 1"), (sh_t, "kd -r 1 -a 1.5 -b 0"),
@@ -147,12 +129,21 @@ def test_commands_of_head_sharing_for_another_pair(commands):
             (t, "projector -r 1 -a 1 -b 1 --projector_loss corr")))
 
 
-def test_a_source_without_rows_fails(tmp_path):
-    script = f'source {ROOT}/scripts/published.sh; distill_all headshering; echo "went on"'
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True,
-                          env=os.environ | {"PYTHON": sys.executable})
+def test_an_unknown_experiment_is_refused(tmp_path):
+    done = bash("run_published.sh", tmp_path, "headshering")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: scripts/published.tsv has no rows of headshering\n"
+    assert "headshering" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("experiment", "rows"), [("repdistiller", 13 * 13), ("simkd", 3 * 9), ("vanilla", 10)])
+def test_every_list_is_of_runs_that_the_sweep_takes(monkeypatch, capsys, tmp_path, experiment, rows):
+    monkeypatch.chdir(tmp_path)
+    published.main([experiment, "--trials", "1"])
+    lines = capsys.readouterr().out
+    (tmp_path / "list").write_text(lines)
+    sweep.main(["--list", "list", "--dry_run"])
+    planned = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert len(planned) == len(lines.splitlines()) > rows
 
 
 @pytest.mark.parametrize("flag", ["--plot", "--bars", "--heads"])
@@ -184,78 +175,52 @@ def table_rows(text):
     return {first: others for first, *others in rows}
 
 
+@pytest.mark.slow
 def test_the_pipeline_of_dih(tmp_path):
     """Teacher, heads, DIH and its baselines, from nothing to the tables and pictures."""
     save = tmp_path / "save"
     done = bash("run_dih.sh", tmp_path, DATASET="digits", EPOCHS="1", TRIALS="1", MODEL_T="resnet14", MODEL_S="resnet8",
-                ASSISTANT="resnet8", INIT_EPOCHS="1", GPU="cpu", SAVE_DIR=str(save),
-                FLAGS="--image_size 8 --batch_size 512 --precision fp32")
+                ASSISTANT="resnet8", INIT_EPOCHS="1", GPU="cpu", JOBS="2", SAVE_DIR=str(save),
+                METHODS="dih hint takd crd tofd", FLAGS="--image_size 8 --batch_size 512 --precision fp32")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"all runs finished: {save}"
     rows = table_rows(done.stdout)
-    assert {f"{method}: resnet14 -> resnet8" for method in ("dih", "kd", "hint", "attention", "crd", "tofd", "mhkd")} \
-        < rows.keys()
+    assert {f"{method}: resnet14 -> resnet8" for method in ("dih", "hint", "crd", "tofd")} < rows.keys()
     assert {"kd: resnet8 -> resnet8", "resnet14", "flat heads of resnet14", "sepconv heads of resnet14"} < rows.keys()
-    assert rows["kd: resnet14 -> resnet8"][1] == "2"  # the baseline, and the assistant
     assert rows["heads"] == ["trials", "stage 1, %", "stage 2, %", "stage 3, %", "teacher, %", "parameters"]
     for picture in ("curves.png", "bars.png", "heads.png"):
         assert (save / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_commands_of_dih(commands):
-    """The flags of all runs are in their names: others are other runs."""
-    done, found = commands("run_dih.sh", TRIALS="2", TEACHER_EPOCHS="5", MORE="1", FLAGS="--seed 3")
-    assert done.returncode == 0, done.stderr
-    path = "--path_t teachers/resnet110_digits_recipedihseed3_epochs-5_trial-0"
-    teacher = "resnet110_digits_recipedihseed3_epochs-5_trial-0"
-    assert found.pop(teacher) == "train_teacher.py --model resnet110 --trial 0 for 5"
-    assert found.pop("heads") == f"train_heads.py {path} --head_type flat for 2"
-    assert found.pop("heads_sepconv") == f"train_heads.py {path} --head_type sepconv for 2"
-    assistant = "takd_resnet110-resnet20_digits_recipedihseed3_epochs-2_trial-0"
-    assert found.pop(assistant) == f"train_student.py {path} --model_s resnet20 --distill kd --trial 0 for 2"
-    expected = {}
+def test_commands_of_dih(listed):
+    found = listed("dih", TRIALS="2", TEACHER_EPOCHS="5", MORE="1", FLAGS="--seed 3")
+    path = "--path_t @resnet110"
+    expected = {"train_teacher.py --model resnet110 --trial 0": 5, f"train_heads.py {path} --head_type flat": 2,
+                f"train_heads.py {path} --head_type sepconv": 2,
+                f"train_student.py {path} --model_s resnet20 --distill kd --trial 0": 2}
     for trial in (0, 1):
-        expected[f"resnet8_digits_recipedihseed3_epochs-2_trial-{trial}"] = (
-            f"train_teacher.py --model resnet8 --trial {trial} for 2")
-        expected[f"takd_resnet110-resnet20-resnet8_digits_recipedihseed3_epochs-2_trial-{trial}"] = (
-            f"train_student.py --path_t students/{assistant} --model_s resnet8 --distill kd --trial {trial} for 2")
+        expected[f"train_teacher.py --model resnet8 --trial {trial}"] = 2
+        expected[f"train_student.py --path_t @takd-resnet110-resnet20 --model_s resnet8 --distill kd "
+                 f"--trial {trial}"] = 2
         for method in ("dih", "kd", "hint", "attention", "crd", "tofd", "mhkd", "dml"):
-            more = {"hint": f"{path} --init_epochs 40", "dml": "--peers resnet110"}.get(method, path)
-            expected[f"resnet8_T-resnet110_digits_recipedihseed3_{method}_epochs-2_trial-{trial}"] = (
-                f"train_student.py --model_s resnet8 --distill {method} {more} --trial {trial} for 2")
-    assert found == expected
+            more = {"hint": " --init_epochs 40", "dml": " --peers resnet110"}.get(method, "")
+            teacher = "" if method == "dml" else f" {path}"
+            expected[f"train_student.py{teacher} --model_s resnet8 --distill {method}{more} --trial {trial}"] = 2
+    assert {own: epochs for _, own, epochs in found} == expected
 
 
-def test_a_chain_of_assistants(commands):
-    done, found = commands("run_takd.sh", "resnet20", "torchvision/resnet18", "resnet14", "resnet8", TRIALS="2")
-    assert done.returncode == 0, done.stderr
-    assert list(found.values()) == [
-        "train_teacher.py --model resnet20 --trial 0 for 2",
-        "train_student.py --path_t teachers/resnet20_digits_epochs-2_trial-0 --model_s torchvision/resnet18 "
-        "--distill kd --trial 0 for 2",
-        *(f"train_student.py --path_t students/takd_resnet20-torchvision.resnet18{more}_digits_epochs-2_trial-0 "
-          f"--model_s {student} --distill kd --trial {trial} for 2"
-          for more, student, trial in (("", "resnet14", 0), ("-resnet14", "resnet8", 0), ("-resnet14", "resnet8", 1)))]
-    assert bash("run_takd.sh", ROOT, "resnet20").returncode == 2
+def test_a_chain_of_assistants(listed):
+    found = listed("takd", "resnet20", "torchvision/resnet18", "resnet14", "resnet8", TRIALS="2")
+    assert [own for _, own, _ in found] == [
+        "train_teacher.py --model resnet20 --trial 0",
+        "train_student.py --path_t @resnet20 --model_s torchvision/resnet18 --distill kd --trial 0",
+        "train_student.py --path_t @takd-resnet20-torchvision.resnet18 --model_s resnet14 --distill kd --trial 0",
+        *(f"train_student.py --path_t @takd-resnet20-torchvision.resnet18-resnet14 --model_s resnet8 --distill kd "
+          f"--trial {trial}" for trial in (0, 1))]
+    with pytest.raises(UsageError, match="name the chain's networks"):
+        listed("takd", "resnet20")
 
 
-@pytest.mark.parametrize("lost", [True, False])
-def test_lost_heads_are_written_again(commands, tmp_path, lost):
-    """Those of a run that was killed after its last epoch, before it wrote the file."""
-    teacher = tmp_path / "save" / "teachers" / "resnet110_digits_recipedih_epochs-2_trial-0"
-    for directory in (teacher, teacher / "heads"):
-        directory.mkdir(parents=True)
-        (directory / "metrics.jsonl").write_text("\n\n")
-    if not lost:
-        (teacher / "heads.pth").touch()
-    done, found = commands("run_dih.sh", TRIALS="1", METHODS="dih")
-    assert done.returncode == 0, done.stderr
-    assert ("heads" in found) == lost
-
-
-@pytest.mark.parametrize("script", ["run_dih.sh", "run_headsharing.sh"])
-def test_an_unknown_method_is_refused_first(commands, script):
-    done, found = commands(script, METHODS="kd kdt")
-    assert done.returncode == 2
-    assert "there is no 'kdt' here: choose from" in done.stderr
-    assert not found
+@pytest.mark.parametrize("experiment", ["dih", "headsharing"])
+def test_an_unknown_method_is_refused_first(listed, experiment):
+    with pytest.raises(UsageError, match="METHODS: there is no 'kdt' here: choose from"):
+        listed(experiment, METHODS="kd kdt")

@@ -225,7 +225,7 @@ def test_signals(stand_ins, sweeping, tmp_path, monkeypatch, model, number, time
     ("--pairs resnet20:resnet8 --methods kd --plot curves", "curves is no picture"),
     ("--pairs TEACHER/..:resnet8 --methods kd", "no checkpoint in "),
     ("--pairs /nope/x:resnet8 --methods kd", "there is no checkpoint /nope/x"),
-    ("--pairs resnet20:resnet8 --methods dih", "dih learns from heads tuned on the teacher, which are not there: give"),
+    ("--pairs resnet20:resnet8 --methods dih", "dih learns from heads trained on the teacher, which are not there: give"),
     ("--pairs resnet20:resnet8 --methods kd --dataset digits", "(flags of the runs stand behind --)"),
     ("--pairs TEACHER:resnet9 --methods kd", "unknown model 'resnet9'"),
     ("--list nowhere", "nowhere: No such file"),

@@ -4,12 +4,12 @@ from copy import deepcopy
 
 import pytest
 import torch
+from torch import nn
 
 from dataset import Batch
 from distiller_zoo.abound import ABoundMethod
 from distiller_zoo.correlation import CorrelationMethod
 from distiller_zoo.factor import FactorMethod
-from distiller_zoo.method import Pretraining
 from distiller_zoo.pkt import PKTMethod
 from distiller_zoo.reviewkd import ReviewKDMethod
 from distiller_zoo.rkd import RKDMethod
@@ -18,13 +18,12 @@ from distiller_zoo.simkd import SimKDMethod
 from distiller_zoo.srrl import SRRLMethod
 from distiller_zoo.vid import VIDMethod
 from errors import UsageError
-from helper.device import Device
-from helper.objective import Objective
+from helper.objective import FirstStage
 from models import create_model
+from models.deploy import assemble
 from models.features import Features
-from tests.distiller_zoo.pairs import CLASSES, batch_of, features, options
+from tests.distiller_zoo.pairs import CLASSES, batch_of, composed, end_first_stages, features, make, options
 
-CPU = Device(torch.device("cpu"), [], "fp32")
 METHODS = [CorrelationMethod, VIDMethod, RKDMethod, PKTMethod, FactorMethod, SRRLMethod, SemCKDMethod,
            SimKDMethod, ReviewKDMethod]
 SMALL = [("resnet14", "resnet8"), ("wrn_16_1", "MobileNetV2"), ("MobileNetV2", "resnet8")]
@@ -36,15 +35,6 @@ UNEQUAL_STAGES = [("resnet32x4", "vgg8"), ("ResNet50", "resnet20")]
 each_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 
 
-def make(method, teacher="resnet14", student="resnet8", image_size=32, precision="fp32", **given):
-    """(objective with the method's published weights, method) of a new pair of networks."""
-    torch.manual_seed(0)
-    networks = create_model(student, CLASSES), create_model(teacher, CLASSES)
-    made = method(*networks, options(method, image_size, **({"n_data": 100} | given)))
-    device = CPU._replace(precision=precision)
-    return Objective(networks[0], device, networks[1], made, *method.weights[:3]).train(), made
-
-
 @each_method
 @pytest.mark.parametrize(("teacher", "student"), SMALL)
 def test_a_step(method, teacher, student):
@@ -53,7 +43,7 @@ def test_a_step(method, teacher, student):
     before = {key: value.clone() for key, value in objective.teacher.state_dict().items()}
     trained = objective.trained_parameters()
     if method is FactorMethod:
-        made.end_pretraining()
+        end_first_stages(made)
         trained = objective.trained_parameters()
     losses = objective(batch_of(4, size))
     assert losses.terms["method"].shape == ()
@@ -98,16 +88,23 @@ def test_pairs_and_image_sizes(teacher, student, image_size, monkeypatch):
         for method in METHODS:
             made = method(*networks, options(method, image_size, n_data=100))
             loss = made(s, t, batch)
+            losses = loss if isinstance(loss, dict) else {"method": loss}
+            logits = losses.pop("logits", None)
+            (loss,) = losses.values()
             assert loss.shape == ()
             trained = [p for name, p in made.named_parameters() if p.requires_grad and "paraphraser" not in name]
             gradients = torch.autograd.grad(loss, [*trained, *s.feats], allow_unused=True)
             assert all(g is not None for g in gradients[:len(trained)])
             assert any(g is not None for g in gradients[len(trained):])
-            if made.deploy(networks[0]) is not networks[0]:
-                assert made.deploy(networks[0])(batch.images).shape == made.predict(s).shape == (3, CLASSES)
+            deployment = made.deploy(networks[0])
+            assert deployment.is_student == (logits is None)
+            if not deployment.is_student:
+                deployed = assemble(deployment, networks[0], nn.ModuleDict({"method": made}))
+                assert deployed(batch.images).shape == logits.shape == (3, CLASSES)
         if len(s.maps) == len(t.maps) and "torchvision" not in teacher:
             made = ABoundMethod(*networks, options(ABoundMethod, image_size))
-            assert made.pretrain_loss(s, t, batch).shape == ()
+            (stage,) = made.stages()
+            assert stage.loss(s, t, batch).shape == ()
 
 
 @each_method
@@ -130,17 +127,19 @@ def test_state_survives_saving_and_copying(method):
 
 def test_abound_trains_all_but_the_classifier_first_and_nothing_later():
     objective, made = make(ABoundMethod, teacher="resnet8x4", student="resnet8", init_epochs=3)
-    assert made.preact
-    assert made.pretraining(options(ABoundMethod, init_epochs=3)) == Pretraining(3, 0.05)
+    (stage,) = made.stages()
+    assert stage.reads.preact
+    assert stage.reads.student
+    assert (stage.epochs, stage.learning_rate, stage.freeze) == (3, 0.05, (made.connector,))
     batch = batch_of(4)
-    s, t = (Features(*network(batch.images, is_feat=True, preact=True))
-            for network in (objective.student, objective.teacher))
-    loss = made.pretrain_loss(s, Features([f.detach() for f in t.feats], t.logits), batch)
+    loss = stage.loss(*features(objective.student, objective.teacher, batch, preact=True), batch)
+    assert FirstStage(objective, stage)(batch).total.item() == pytest.approx(loss.item(), rel=1e-5)
     assert loss.shape == ()
     loss.backward()
     assert {name for name, p in objective.student.named_parameters() if p.grad is None} == {"fc.weight", "fc.bias"}
     assert all(p.grad is not None for p in made.parameters())
-    made.end_pretraining()
+    end_first_stages(made)
+    assert made.reads is None
     assert list(objective(batch).terms) == ["ce"]
     assert not any(p in set(objective.trained_parameters()) for p in made.parameters())
 
@@ -150,10 +149,9 @@ def test_abound_lowers_its_loss():
     batch = batch_of(8)
     optimizer = torch.optim.SGD(objective.trained_parameters(), lr=0.005, momentum=0.9)
     losses = []
+    (stage,) = made.stages()
     for _ in range(8):
-        s, t = (Features(*network(batch.images, is_feat=True, preact=True))
-                for network in (objective.student, objective.teacher))
-        losses.append(made.pretrain_loss(s, Features([f.detach() for f in t.feats], t.logits), batch))
+        losses.append(stage.loss(*features(objective.student, objective.teacher, batch, preact=True), batch))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -172,19 +170,20 @@ def test_abound_refuses_networks_without_maps_before_the_relu():
 
 
 def test_the_paraphraser_is_trained_first_and_frozen_later():
-    objective, made = make(FactorMethod)
-    assert made.pretraining(options(FactorMethod, init_epochs=7)) == Pretraining(7, 0.01)
+    objective, made = make(FactorMethod, init_epochs=7)
+    (stage,) = made.stages()
+    assert (stage.epochs, stage.learning_rate, stage.freeze) == (7, 0.01, (made.paraphraser,))
+    assert not stage.reads.student
     batch = batch_of(4)
-    s, t = features(objective.student, objective.teacher, batch)
     made.train()
-    loss = made.pretrain_loss(s, t, batch)
+    loss = FirstStage(objective, stage)(batch).total
     loss.backward()
     assert all(p.grad is not None for p in made.paraphraser.parameters())
     assert all(p.grad is None for p in [*made.translator.parameters(), *objective.student.parameters()])
     assert made.paraphraser.training
 
     objective.zero_grad()
-    made.end_pretraining()
+    end_first_stages(made)
     objective.train()
     assert not any(part.training for part in made.paraphraser.modules())
     assert made.translator.training

@@ -1,20 +1,19 @@
-"""Mutual learning's turns, and what methods with heads keep: frozen ones, counts of epochs."""
+"""Mutual learning's updates, and what methods with heads keep: frozen ones, counts of epochs."""
 import pytest
 import torch
 from torch import nn
 
+from distiller_zoo import make_terms
 from distiller_zoo.dml import DMLLoss, DMLMethod
 from distiller_zoo.epochs import EpochCounter
 from errors import UsageError
-from helper.device import Device
 from helper.objective import Objective
 from models import create_model
 from models.features import Features
 from models.norm import BatchNorm2d, freeze_bn_statistics
-from models.tuned import OutOfState
-from tests.distiller_zoo.pairs import CLASSES, batch_of, options
-
-CPU = Device(torch.device("cpu"), [], "fp32")
+from models.tuned import OutOfState, heads_hash
+from tasks import CLASSIFICATION
+from tests.distiller_zoo.pairs import CLASSES, CPU, batch_of, options
 
 
 def mutual(peers=("resnet8", "resnet14"), **given):
@@ -33,12 +32,14 @@ def batches_seen(network):
 def test_one_update_of_the_statistics_per_batch():
     """The passes in which a network only tells the others what it thinks leave its statistics alone."""
     student, method = mutual()
-    objective = Objective(student, CPU, None, method, *method.weights[:3]).train()
+    terms = make_terms(CLASSIFICATION.criterion, options(DMLMethod), method)
+    objective = Objective(student, CPU, terms, method=method).train()
+    assert objective.updates == method.updates == 3
     for count in (1, 2):
         batch = batch_of(4, 8, seed=count)
         objective(batch)
-        for turn in range(1, method.turns):
-            objective.turn(batch, turn)
+        for update in range(1, objective.updates):
+            objective(batch, update)
         assert [batches_seen(network) for network in (student, *method.peers)] == [{count}] * 3
 
 
@@ -65,21 +66,21 @@ def test_what_trains_is_the_loss():
     loss = DMLLoss(0.3, 2.0)  # gamma is 1 - 0.3
     ce = nn.functional.cross_entropy(s.logits, batch.target)
     torch.testing.assert_close(0.7 * ce + 0.3 * method(s, None, batch), loss(s.logits, [z_1, z_2], batch.target))
-    torch.testing.assert_close(method.turn_loss(2, s, batch), loss(z_2, [s.logits, z_1], batch.target))
+    torch.testing.assert_close(method.update_loss(2, s, batch), loss(z_2, [s.logits, z_1], batch.target))
     paper = DMLLoss(1.0, 2.0, gamma=1.0)(s.logits, [z_1], batch.target)
     torch.testing.assert_close(paper, ce + loss.divergence(s.logits, [z_1]))
 
 
-def test_a_turn_trains_its_network_alone():
+def test_an_update_trains_its_network_alone():
     student, method = mutual()
     batch = batch_of(4, 8)
     s = Features(*student(batch.images, is_feat=True))
-    assert method.turns == 3
-    for turn in (1, 2):
+    assert method.updates == 3
+    for update in (1, 2):
         method.zero_grad()
-        method.turn_loss(turn, Features(s.feats, s.logits.detach()), batch).backward()
+        method.update_loss(update, Features(s.feats, s.logits.detach()), batch).backward()
         reached = [any(p.grad is not None and p.grad.any() for p in peer.parameters()) for peer in method.peers]
-        assert reached == [turn == 1, turn == 2]
+        assert reached == [update == 1, update == 2]
     assert all(p.grad is None for p in student.parameters())
 
 
@@ -95,7 +96,9 @@ def test_peers_that_cannot_take_the_images(peer, given, message):
 def test_out_of_state():
     """It moves with its holder, and nothing of it is trained or saved there."""
     holder = nn.Module()
-    holder.heads = OutOfState(nn.Linear(2, 3).eval().requires_grad_(False))
+    holder.heads = OutOfState(nn.Linear(2, 3).eval().requires_grad_(False), "1a2b3c")
+    assert holder.heads.hash == heads_hash(holder) == "1a2b3c"
+    assert heads_hash(nn.Linear(2, 3)) is None
     assert (list(holder.parameters()), holder.state_dict(), holder.heads.module.training) == ([], {}, False)
     holder.double().train()
     assert holder.heads.module.weight.dtype == torch.float64

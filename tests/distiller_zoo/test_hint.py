@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from distiller_zoo.hint import ConvReg, HintLoss, HintMethod
-from distiller_zoo.method import Pretraining
 from errors import UsageError
 from models import create_model
-from tests.distiller_zoo.pairs import batch_of, features, options
+from tests.distiller_zoo.pairs import batch_of, end_first_stages, features, options
 from tests.golden import classic, draw_inputs
 
 
@@ -63,16 +62,17 @@ def test_two_stages():
     student, teacher = create_model("resnet8", 10), create_model("resnet14", 10).eval()
     opt = options(HintMethod, hint_stage="two", init_epochs=7, learning_rate=0.2, hint_layer=2)
     method = HintMethod(student, teacher, opt)
-    assert method.pretraining(opt) == Pretraining(7, 0.2)
-    assert HintMethod(student, teacher, options(HintMethod)).pretraining(opt) is None
+    (stage,) = method.stages()
+    assert (stage.epochs, stage.learning_rate, stage.freeze) == (7, 0.2, (method.regressor,))
+    assert HintMethod(student, teacher, options(HintMethod, init_epochs=7)).stages() == []
 
     batch = batch_of(4, 32)
     s, t = features(student, teacher, batch)
-    method.pretrain_loss(s, t, batch).backward()
+    stage.loss(s, t, batch).backward()
     reached = {name.split(".")[0] for name, p in student.named_parameters() if p.grad is not None}
     assert reached == {"conv1", "bn1", "layer1", "layer2"}  # up to the guided layer
     assert all(p.grad is not None for p in method.parameters())
 
-    assert not method.has_loss  # in the main stage
-    method.end_pretraining()
+    assert method.reads is None  # in the main stage
+    end_first_stages(method)
     assert not any(p.requires_grad for p in method.parameters())

@@ -8,17 +8,13 @@ from distiller_zoo.attention_grad import AttentionGradMethod, GradientAttention,
 from distiller_zoo.fsp import FSPMethod
 from distiller_zoo.hint import HintMethod
 from distiller_zoo.kdsvd import KDSVDMethod
-from distiller_zoo.method import Pretraining
 from distiller_zoo.nst import NSTMethod
 from distiller_zoo.similarity import SimilarityMethod
 from errors import UsageError
-from helper.device import Device
-from helper.objective import Objective
-from models import create_model
-from tests.distiller_zoo.pairs import CLASSES, batch_of, features, options
+from helper.objective import FirstStage
+from tests.distiller_zoo.pairs import batch_of, features, make, weighted
 from tests.distiller_zoo.test_maps import draw, heads
 
-CPU = Device(torch.device("cpu"), [], "fp32")
 METHODS = [HintMethod, AttentionMethod, AttentionGradMethod, NSTMethod, SimilarityMethod, FSPMethod, KDSVDMethod]
 SAME = [("resnet14", "resnet8"), ("vgg11", "vgg8"), ("wrn_16_2", "wrn_16_2")]
 OTHER = [("resnet8x4", "ShuffleV2"), ("vgg8", "MobileNetV2"), ("ResNet18", "vgg8"), ("wrn_16_2", "ShuffleV1")]
@@ -30,15 +26,6 @@ STEPS = [(method, *pair) for method in JOINT for pair in [SAME[0], *OTHER]
 
 def label(value):
     return value if isinstance(value, str | int) else value.__name__
-
-
-def make(method, teacher="resnet14", student="resnet8", image_size=32, precision="fp32", **given):
-    """(objective with the method's published weights, method) of a new pair of networks."""
-    torch.manual_seed(0)
-    networks = create_model(student, CLASSES), create_model(teacher, CLASSES)
-    made = method(*networks, options(method, image_size, **given))
-    device = CPU._replace(precision=precision)
-    return Objective(networks[0], device, networks[1], made, *method.weights[:3]).train(), made
 
 
 @pytest.mark.parametrize(("method", "teacher", "student"), STEPS, ids=label)
@@ -82,7 +69,8 @@ def test_zero_for_a_copy_of_the_teacher(method):
     objective.student.eval()
     batch = batch_of(4)
     if method is FSPMethod:
-        loss = made.pretrain_loss(*features(objective.student, objective.teacher, batch), batch)
+        (stage,) = made.stages()
+        loss = stage.loss(*features(objective.student, objective.teacher, batch), batch)
     else:
         loss = objective(batch).terms["method"]
     assert loss.item() == pytest.approx(0, abs=1e-4)
@@ -103,10 +91,10 @@ def test_equal_channels_are_accepted(method, teacher, student):
 
 def test_fsp_trains_all_but_the_classifier_first_and_nothing_later():
     objective, made = make(FSPMethod, init_epochs=3)
-    assert made.pretraining(options(FSPMethod, init_epochs=3)) == Pretraining(3, 0.05)
+    (stage,) = made.stages()
+    assert (stage.epochs, stage.learning_rate, stage.freeze) == (3, 0.05, ())
     batch = batch_of(4)
-    s, t = features(objective.student, objective.teacher, batch)
-    made.pretrain_loss(s, t, batch).backward()
+    FirstStage(objective, stage)(batch).total.backward()
     assert {name for name, p in objective.student.named_parameters() if p.grad is None} == {"fc.weight", "fc.bias"}
     assert list(objective(batch).terms) == ["ce"]
 
@@ -121,9 +109,11 @@ def test_nst_kernel_is_an_option(kernel):
 
 def test_gradient_attention_with_the_kl_term():
     """The KL term and the input gradient go back through one graph of the teacher."""
-    objective, _ = make(AttentionGradMethod)
-    objective.alpha = 1.0
-    objective(batch_of(4)).total.backward()
+    objective, made = make(AttentionGradMethod)
+    objective = weighted(objective, 1, 1, made.weights.beta)
+    losses = objective(batch_of(4))
+    assert list(losses.terms) == ["ce", "kl", "method"]
+    losses.total.backward()
     assert all(p.grad.isfinite().all() for p in objective.student.parameters())
 
 

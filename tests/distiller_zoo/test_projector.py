@@ -11,10 +11,9 @@ from dataset import Batch
 from distiller_zoo import DistillKL, Features, LogSum, ProjectorMethod, methods
 from distiller_zoo.projector import LOG_EPS, NORM_EPS, ProjectedLogSum
 from errors import UsageError
-from helper.objective import Objective
-from runs.directory import student_name
-from tests.distiller_zoo import test_feature_methods
-from tests.distiller_zoo.pairs import batch_of
+from runs.record import RunRecord
+from tests.distiller_zoo import pairs
+from tests.distiller_zoo.pairs import batch_of, weighted
 from tests.distiller_zoo.test_maps import draw, heads
 
 MODES, PROJECTORS, NORMS = (next(option.settings["choices"] for option in ProjectorMethod.options if flag in option.flags)
@@ -25,7 +24,7 @@ PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-6)]
 
 def make(*pair, **given):
     """(objective, method) of a new pair, at 16 pixels."""
-    return test_feature_methods.make(ProjectorMethod, *pair, image_size=16, **given)
+    return pairs.make(ProjectorMethod, *pair, image_size=16, **given)
 
 
 def embeddings(batch=4, width=6, dtype=torch.float32, scale=1.0):
@@ -170,7 +169,8 @@ def test_a_step_with_every_projector_and_normalisation(mode, projector, norm):
     torch.optim.SGD(objective.trained_parameters(), lr=0.001).step()
     assert objective(batch_of(4, 16)).total.isfinite()
     assert all(torch.equal(value, before[key]) for key, value in objective.teacher.state_dict().items())
-    assert made.deploy(objective.student) is objective.student
+    assert made.deploy(objective.student).is_student
+    assert objective.deployed() is objective.student
 
 
 def test_sizes_of_the_projectors():
@@ -196,8 +196,7 @@ def test_bf16_and_a_short_last_batch(mode, size):
 
 @each_mode
 def test_the_loss_falls(mode):
-    objective, made = make(projector_loss=mode)
-    objective = Objective(objective.student, objective.network.device, objective.teacher, made, 0, 0, 1).train()
+    objective = weighted(make(projector_loss=mode)[0], 0, 0, 1)
     optimizer = torch.optim.SGD(objective.trained_parameters(), lr=0.05)
     losses = []
     for _ in range(8):
@@ -231,8 +230,9 @@ def test_unknown_modes_are_refused():
 
 
 def named(*args):
-    teacher = {"teacher": {"arch": "resnet8", "hash": "1a2b3c4d"}}
-    return student_name(student_options(["--path_t", "teacher.pth", *args]), "cifar100", teacher)
+    opt = student_options(["--path_t", "teacher.pth", *args])
+    facts = {"data": {"name": "cifar100"}, "teacher": {"arch": "resnet8"}, "inputs": {"teacher": "1a2b3c4d"}}
+    return RunRecord("student", dict(opt), opt.given, facts, opt.roles).name()
 
 
 def test_each_method_has_its_temperature():

@@ -4,8 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from distiller_zoo.reviewkd import ABF, HCL, ReviewKDMethod
-from tests.distiller_zoo.pairs import batch_of, features
-from tests.distiller_zoo.test_feature_methods import make
+from tests.distiller_zoo.pairs import batch_of, features, make
 
 
 def square(f_s, f_t, size):

@@ -4,9 +4,9 @@ import torch
 
 from distiller_zoo.semckd import SemCKD, SemCKDMethod
 from errors import UsageError
+from tests.distiller_zoo.pairs import make
 from tests.distiller_zoo.published import load_parameters
 from tests.distiller_zoo.test_feature_losses import semckd_key
-from tests.distiller_zoo.test_feature_methods import make
 from tests.golden import classic, draw_inputs
 
 CASE = classic["losses"]["SemCKD"]["cases"][0]

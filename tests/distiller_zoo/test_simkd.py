@@ -8,10 +8,12 @@ from torch import nn
 
 from distiller_zoo.simkd import SimKD, SimKDMethod
 from errors import UsageError
-from models import create_model
-from tests.distiller_zoo.pairs import CLASSES, batch_of, options
+from models import create_model, get_classifier
+from models.checkpoint import save_checkpoint
+from models.deploy import Deployment, assemble, rebuild
+from models.loading import load_model
+from tests.distiller_zoo.pairs import CLASSES, batch_of, make, options
 from tests.distiller_zoo.published import load_parameters
-from tests.distiller_zoo.test_feature_methods import make
 from tests.golden import classic, draw_inputs
 
 
@@ -74,16 +76,18 @@ def test_prediction_and_deployed_network_agree(teacher, student):
     batch = batch_of(3, 64, seed=1)
     expected = objective(batch).logits
     objective.teacher.forward = None  # it is not needed any more
-    deployed = made.deploy(objective.student).eval()
+    deployed = objective.deployed().eval()
     torch.testing.assert_close(deployed(batch.images), expected)
 
 
 def test_one_update_of_batchnorm_in_a_step():
     objective, made = make(SimKDMethod)
+    seen = watched(made)
     losses = objective(batch_of(4))
+    assert len(seen) == 1
     assert made.projector.transfer[1].num_batches_tracked == 1
     assert not losses.logits.requires_grad
-    assert losses.logits is made.predict(None)
+    torch.testing.assert_close(losses.logits, made.classifier(seen[0][0].mean((2, 3))))
 
 
 @pytest.mark.parametrize(("student", "unused"), [("resnet8", 64 * 10 + 10), ("ShuffleV2", 464 * 1024 + 2048 + 10250),
@@ -91,7 +95,7 @@ def test_one_update_of_batchnorm_in_a_step():
 def test_deployed_parameters_are_those_that_are_used(student, unused):
     objective, made = make(SimKDMethod, student=student)
     state = torch.get_rng_state()
-    deployed = made.deploy(objective.student)
+    deployed = objective.deployed()
     assert torch.equal(torch.get_rng_state(), state)
     assert count(deployed) == count(objective.student) - unused + count(made.projector) + count(made.classifier)
     deployed(batch_of(2).images).sum().backward()
@@ -101,13 +105,14 @@ def test_deployed_parameters_are_those_that_are_used(student, unused):
 def test_published_pair_deployed():
     with torch.device("meta"):
         student, teacher = create_model("resnet8x4", 100), create_model("resnet32x4", 100)
-        deployed = SimKDMethod(student, teacher, options(SimKDMethod)).deploy(student)
+        made = SimKDMethod(student, teacher, options(SimKDMethod))
+        deployed = assemble(made.deploy(student), student, nn.ModuleDict({"method": made}))
     assert count(deployed) == 1_233_540 - 25_700 + 214_016 + 25_700
 
 
 def test_the_deployed_network_follows_training_and_leaves_the_student_whole():
     objective, made = make(SimKDMethod, student="MobileNetV2", image_size=32)
-    deployed, batch = made.deploy(objective.student), batch_of(4)
+    deployed, batch = objective.deployed(), batch_of(4)
     before = deployed.eval()(batch.images)
     objective.train()
     assert deployed.student.conv1[1].training  # the layers are shared
@@ -119,22 +124,25 @@ def test_the_deployed_network_follows_training_and_leaves_the_student_whole():
     assert objective.student.classifier[0].out_features == CLASSES
 
 
-def test_a_deployed_network_is_rebuilt_without_the_teachers_weights():
+def test_a_deployed_network_is_rebuilt_without_the_teachers_weights(tmp_path):
+    """Without the teacher and the method: from what a checkpoint has."""
     objective, made = make(SimKDMethod, teacher="MobileNetV2")
     objective(batch_of(4))
-    saved = {"model": objective.student.state_dict(), "method": made.state_dict()}
-    student, stranger = create_model("resnet8", CLASSES), create_model("MobileNetV2", CLASSES)
-    rebuilt = SimKDMethod(student, stranger, options(SimKDMethod))
+    deployment = objective.deployment()
+    saved = {"arch": "resnet8", "num_classes": CLASSES, "model": objective.student.state_dict(),
+             "method": made.state_dict(), "deployment": deployment._asdict()}
+    student = create_model("resnet8", CLASSES)
     student.load_state_dict(saved["model"])
-    rebuilt.load_state_dict(saved["method"])
     images = batch_of(3, seed=1).images
-    expected = made.deploy(objective.student).eval()(images)
-    assert torch.equal(rebuilt.deploy(student).eval()(images), expected)
+    expected = objective.deployed().eval()(images)
+    assert torch.equal(rebuild(deployment, student, saved).eval()(images), expected)
+    save_checkpoint(tmp_path / "last.pth", saved)
+    assert torch.equal(load_model(tmp_path / "last.pth").eval()(images), expected)
 
 
 def test_the_deployed_network_can_be_copied_and_exported():
     objective, made = make(SimKDMethod, student="MobileNetV2")
-    deployed, images = made.deploy(objective.student).eval(), batch_of(2).images
+    deployed, images = objective.deployed().eval(), batch_of(2).images
     with torch.no_grad():
         expected = deployed(images)
         assert torch.equal(deepcopy(deployed)(images), expected)
