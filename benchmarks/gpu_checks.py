@@ -1,6 +1,6 @@
-"""What needs a GPU, as checks without pytest: `python benchmarks/gpu_checks.py` runs all; tests/test_gpu.py the same.
+"""Checks that need a GPU, without pytest: `python benchmarks/gpu_checks.py` runs all; tests/test_gpu.py runs the same.
 
-Each check is a function of a directory that it may fill, and raises what failed. Data are digits.
+Each check is a function of a directory, into which it may write, and raises an error if it fails. The data are digits.
 """
 import io
 import os
@@ -28,13 +28,16 @@ from helper.networks import NetworkOnDevice
 from helper.progress import Progress
 from models import create_model, read_checkpoint
 
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # check_resume's --deterministic; read once, at first use
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for check_resume's --deterministic; read at first use
 CPU = Device(torch.device("cpu"), [], "fp32")
 STEPS_BEFORE_KILL = 10
 
 
 def train(directory, *more, teacher=None):
-    """A short run on digits, into `directory`. Returns its checkpoint."""
+    """Runs a short training on digits in `directory`. Returns the checkpoint: a student's if `teacher` is given.
+
+    more: further arguments of the command line.
+    """
     common = ["--dataset", "digits", "--epochs", "2", "--save_dir", str(directory), "--name", "run", *more]
     if teacher is None:
         train_teacher.main([*common, "--model", "resnet20"])
@@ -51,14 +54,14 @@ def close(a, b, tolerance):
 
 
 def losses_on(device, name):
-    """The loss (), and the gradient of the student's parameters, flat, of one step of a pair at a seed."""
+    """One step of method `name`: the loss (), and the gradient of all the student's parameters, flat (N,)."""
     opt = SimpleNamespace(batch_size=16, steps=1, compile="off", workers=0)
     torch.backends.cudnn.allow_tf32 = False
     bench = Bench("resnet14", "resnet8", name, opt, CPU)
     objective, _ = bench.make(CPU)
     objective.to(device.device)
     objective.network.device = device
-    objective.eval()  # no BatchNorm statistics of 16 images: they magnify rounding
+    objective.eval()  # BatchNorm statistics of 16 images would magnify rounding
     loader = make_loader(bench.data, bench.data.train, kind="device", batch_size=16, train=False, device=device.device)
     losses = objective(next(iter(loader)))
     losses.total.backward()
@@ -67,11 +70,11 @@ def losses_on(device, name):
 
 
 def check_every_loss_equals_the_cpus(directory):
-    """Of every method without draws in its step, float32."""
+    """Every loss without random draws, and its gradient, equals the CPU's, in float32."""
     gpu = choose_device("", "fp32")
     for name in methods:
         if "crd" in name:
-            continue  # draws its negatives: below
+            continue  # draws its negatives; see check_crd_on_device
         for found, expected in zip(losses_on(gpu, name), losses_on(CPU, name), strict=True):
             try:
                 close(found, expected, 2e-2)
@@ -80,7 +83,7 @@ def check_every_loss_equals_the_cpus(directory):
 
 
 def check_crd_on_device(directory):
-    """Negatives: distinct, of other classes, near uniform. The loss on equal ones: the CPU's."""
+    """Negatives are distinct, of other classes and near uniform. The loss on equal negatives equals the CPU's."""
     torch.manual_seed(0)
     targets = torch.arange(1000) % 10
     index = torch.arange(64)
@@ -99,14 +102,14 @@ def check_crd_on_device(directory):
 
 
 def check_precisions(directory):
-    """bf16 and fp16 (with its scaler) learn what float32 learns."""
+    """bf16 and fp16 (with its scaler) reach float32's accuracy, within 15 points."""
     scores = {p: train(Path(directory, p), "--precision", p)["metrics"]["test_acc"] for p in ("fp32", "bf16", "fp16")}
     assert min(scores.values()) > 50, scores
     assert max(scores.values()) - min(scores.values()) < 15, scores
 
 
 def check_prepared_teacher(directory):
-    """Folded and in bf16 it is as close to float32 as autocast is."""
+    """The prepared teacher, folded and in bf16, is about as close to float32 as autocast is."""
     device = choose_device("", "bf16")
     for name in ("resnet32x4", "wrn_40_2", "vgg13", "MobileNetV2", "ShuffleV1", "ResNet50"):
         torch.manual_seed(0)
@@ -119,7 +122,7 @@ def check_prepared_teacher(directory):
 
 
 def check_compiled(directory):
-    """kd, crd, simkd and kdsvd, compiled into CUDA graphs: none falls back, and they learn as the others do."""
+    """kd, crd, simkd and kdsvd compile without falling back, and their training loss is that of the uncompiled step."""
     train(Path(directory, "t"))
     teacher = Path(directory, "t", "teachers", "run")
     for name in ("kd", "crd", "simkd", "kdsvd"):
@@ -132,7 +135,7 @@ def check_compiled(directory):
 
 
 def check_resume(directory):
-    """With --deterministic, stopped in the middle of the first epoch: the same bits as without the stop."""
+    """With --deterministic, a run stopped in the middle of the first epoch and resumed gives the same bits."""
     whole = train(Path(directory, "whole"), "--deterministic")
     real, calls = Progress.advance, []
 
@@ -156,7 +159,7 @@ def check_resume(directory):
 
 
 def check_data_parallel(directory):
-    """Two devices give one device's features; with one GPU, the wrapper around one."""
+    """Two devices give one device's logits. With one GPU, only the wrapper around one device is checked."""
     torch.manual_seed(0)
     model, images = create_model("resnet8", 10).cuda().eval(), torch.randn(32, 3, 32, 32, device="cuda")
     ids = list(range(min(2, torch.cuda.device_count())))

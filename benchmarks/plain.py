@@ -1,7 +1,7 @@
-"""The plain path, which speed.py compares with: RepDistiller's way of training, written anew for today's PyTorch.
+"""The plain path, with which speed.py compares: RepDistiller's training, rewritten for current PyTorch.
 
-Float32, contiguous layout, PIL transforms in DataLoader workers, scalars read in every step, and for CRD negatives
-drawn by the workers and both banks gathered, (B, K + 1, D) each.
+It uses float32, contiguous layout, PIL transforms in DataLoader workers, and scalars read in every step. For CRD, the
+workers draw the negatives, and the entries of both banks are gathered, (B, K + 1, D) each.
 """
 import time
 
@@ -17,11 +17,13 @@ from helper.device import Device
 
 
 class PlainPath:
-    """Calling it trains for some steps and returns the seconds of a step.
+    """Calling it trains for one epoch of `data` and returns the seconds per step.
 
     Args:
-        make: a function of (device, CRD's method in the place of the zoo's) that gives Objective and optimiser.
-        data: dataset.Data. workers: processes that load it.
+        make: (device, the Method that replaces the zoo's CRDMethod) -> (Objective, optimiser).
+        data: dataset.Data.
+        device: helper.device.Device; the precision is always float32.
+        workers: number of processes that load the images.
     """
 
     def __init__(self, make, data, batch_size, device, workers):
@@ -56,7 +58,7 @@ class PlainPath:
 
 
 class _Images(Dataset):
-    """(image, class, index, what the image is contrasted with): the last is empty without negatives."""
+    """(image (3, H, W), class, index, indices of positive and negatives (1 + K,), empty without `negatives`)."""
 
     def __init__(self, data, negatives):
         self.images, self.negatives = data.train, negatives
@@ -78,7 +80,7 @@ class _Images(Dataset):
 
 
 class GatheringCRD(Method):
-    """CRD as published: the K + 1 entries of a sample are gathered from each bank, then multiplied."""
+    """CRD as published: gathers the K + 1 entries of a sample from each bank, then multiplies them."""
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
@@ -86,7 +88,7 @@ class GatheringCRD(Method):
                             opt.nce_m)
         targets = opt.targets.numpy()
         self.negatives = [np.flatnonzero(targets != k) for k in range(opt.num_classes)], opt.nce_k
-        self.contrasted = None  # (B, K + 1), of the batch to come
+        self.contrasted = None  # (B, K + 1) indices for the next batch
 
     def forward(self, s, t, batch):
         crd, bank = self.loss, self.loss.contrast

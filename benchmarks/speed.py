@@ -1,16 +1,15 @@
-"""The fast path against the plain one (plain.py), and against its own ceiling: images per second of training loops.
+"""Compares the fast path with the plain one (plain.py) and with its own ceiling: images per second of training.
 
     python benchmarks/speed.py --pair resnet32x4:resnet8x4 --method kd,crd
     python benchmarks/speed.py --pair resnet20:resnet8 --all --json results/speed.json
 
-Blocks of all paths alternate in one process, so that a machine whose speed drifts slows them alike; ratios are medians
-over the rounds. Fast is what train_student.py runs: loader, meters and progress included. The ceiling is the same
-forward and backward passes on one fixed batch, and nothing else. Over kd is the time of a step, by rounds of both; of
-first stages nothing is timed.
-Memory is the peak of a process of its own for each path: resident size on the CPU, what the allocator gave out on a
-GPU.
+Blocks of all paths alternate in one process, so that a change of the machine's speed affects all paths equally; ratios
+are medians over the rounds. The fast path is what train_student.py runs, including loader, meters and progress. The
+ceiling is the same forward and backward passes on one fixed batch, and nothing else. "time over kd" is the time of a
+step relative to kd's, in rounds of both. First stages are not timed.
+Memory is the peak in a separate process for each path: resident size on the CPU, memory allocated by PyTorch on a GPU.
 
-Images are noise: 50,000 of them for CRD's bank, of which a block sees as many as it has steps for.
+Images are noise. CRD's bank has 50,000 entries; a block uses --steps times --batch_size images.
 """
 import argparse
 import io
@@ -86,7 +85,7 @@ def main(argv=None):
     device = choose_device(opt.gpu_id, opt.precision)
     if device.device.type == "cpu":
         keep_freed_memory()
-    seed_everything(0, False)  # as a run does: cuDNN tries its algorithms
+    seed_everything(0, False)  # as a run does: cuDNN benchmarks its algorithms
     torch._dynamo.config.recompile_limit = 1000  # one process compiles many objectives
     pairs, names = opt.pair, list(methods) if opt.all else opt.method
     if opt.peak_of:
@@ -113,7 +112,7 @@ def main(argv=None):
 
 
 def pair_list(text):
-    """An argparse type: 'resnet20:resnet8,...' -> [['resnet20', 'resnet8'], ...]."""
+    """An argparse type: 'resnet20:resnet8,...' -> [['resnet20', 'resnet8'], ...]. Raises UsageError for others."""
     pairs = [pair.split(":") for pair in text.split(",")]
     for pair in pairs:
         if len(pair) != 2:
@@ -124,21 +123,21 @@ def pair_list(text):
 
 
 def method_list(text):
-    """An argparse type: 'kd,crd' -> ['kd', 'crd']."""
+    """An argparse type: 'kd,crd' -> ['kd', 'crd']. Raises UsageError for an unknown method."""
     for name in text.split(","):
         get_method(name)
     return text.split(",")
 
 
 def file_in_a_folder(text):
-    """An argparse type: a file whose folder is there."""
+    """An argparse type: a file whose folder exists. Raises UsageError for another."""
     if not Path(text).parent.is_dir():
         raise UsageError(f"{text}: there is no folder {Path(text).parent}")
     return text
 
 
 def measure(kd, name, opt, device):
-    """One row of the table, {column: number or None}."""
+    """One row of the table, {column of COLUMNS: value, None if not measured}. kd: the Bench of kd for the same pair."""
     bench = kd if name == "kd" else Bench(kd.teacher_name, kd.student_name, name, opt, device)
     paths = {"fast": bench.fast, "ceiling": bench.ceiling, "kd": kd.fast}
     if not opt.skip_plain and bench.has_plain():
@@ -167,7 +166,13 @@ def measure(kd, name, opt, device):
 
 
 class Bench:
-    """A pair and a method, with a function for each path that runs a block and returns the seconds of a step."""
+    """A pair and a method. plain(), fast() and ceiling() each run a block and return the seconds per step.
+
+    Args:
+        teacher, student: registered names of networks. name: of the method.
+        opt: batch_size, steps, compile and workers.
+        device: helper.device.Device.
+    """
 
     def __init__(self, teacher, student, name, opt, device):
         self.teacher_name, self.student_name, self.name, self.opt, self.device = teacher, student, name, opt, device
@@ -180,7 +185,11 @@ class Bench:
         self._fast = self._plain = None
 
     def make(self, device, crd=None, fast=False):
-        """(Objective, options), as train_student.py has them; crd takes the place of the zoo's CRDMethod."""
+        """(Objective, options), as in train_student.py.
+
+        crd: a Method that replaces the zoo's CRDMethod.
+        fast: with the prepared teacher, the channels-last layout and, if opt.compile is on, the compiled step.
+        """
         torch.manual_seed(0)
         layout = torch.channels_last if fast else torch.contiguous_format
         student, teacher = (create_model(name, CLASSES).to(device.device, memory_format=layout)
@@ -208,7 +217,7 @@ class Bench:
                            device=self.device.device)
 
     def _options(self, composed, teacher, directory):
-        """The options that the method needs; new heads or peers where it learns from such."""
+        """The options of the method. For methods with heads, untrained ones are written into `directory`."""
         args = ["--distill", self.name, "--model_s", self.student_name, "--batch_size", str(self.opt.batch_size),
                 "--learning_rate", "0.0001"]
         args += ["--path_t", directory] if composed.needs_teacher else ["--peers", self.teacher_name]
@@ -223,12 +232,12 @@ class Bench:
         return opt
 
     def has_plain(self):
-        """Is there a plain path? Not of crd+th: its CRD would be the fast one."""
+        """Whether there is a plain path. crd with modifiers has none."""
         composed = get_method(self.name)
         return composed.method is not CRDMethod or not composed.modifiers
 
     def is_compiled(self):
-        """Did the fast path run compiled?"""
+        """Whether the fast path runs compiled."""
         forward = self._fast_parts()[0].forward
         return isinstance(forward, Compiled) and forward.compiled is not None
 
@@ -272,14 +281,14 @@ class Bench:
         return self._fast
 
     def _seconds(self, start):
-        """Of a step, since `start`."""
+        """Seconds per step since `start`, for a block of opt.steps steps."""
         if self.device.device.type == "cuda":
             torch.cuda.synchronize()
         return (time.perf_counter() - start) / self.opt.steps
 
 
 def make_training(objective, options, loader, device):
-    """helper.state.Training as helper.fit makes it."""
+    """A helper.state.Training as helper.fit creates it, with a constant learning rate."""
     optimizer = make_optimizer(objective.trained_parameters(), options)
     scaler = torch.amp.GradScaler(device.device.type, enabled=device.precision == "fp16")
     meters = Meters(device.device, task)
@@ -287,8 +296,11 @@ def make_training(objective, options, loader, device):
 
 
 def turnaround(bench, epochs=5):
-    """Seconds from an epoch's last step to the next one's first batch: averages, checkpoints, log, the new order of
-    50,000 images; without the evaluation, whose time is the images'. Training goes on while files are written."""
+    """Median seconds from an epoch's last step to the next epoch's first batch.
+
+    This includes averages, checkpoints, log and the new order of 50,000 images. It excludes the evaluation, whose time
+    depends on the images, and the writing of files, which continues during training.
+    """
     objective, options = bench.make(bench.device, fast=True)
     images = ArrayImages(torch.zeros(N_DATA, SIZE, SIZE, 3, dtype=torch.uint8), torch.arange(N_DATA) % CLASSES)
     loader = make_loader(bench.data, images, kind="device", batch_size=bench.opt.batch_size, train=True,
@@ -319,17 +331,18 @@ def turnaround(bench, epochs=5):
 
 
 def peak(bench, path, device):
-    """Peak memory in MB of blocks of a path."""
+    """Peak memory in MB of two blocks of a path ("plain", "fast" or "ceiling"), in this process."""
     for _ in range(2):
         getattr(bench, path)()
     if device.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    # Not ru_maxrss, in which a process starts with what its parent had.
+    # Not ru_maxrss, because it starts with the parent's value.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1e3
 
 
 def peak_in_own_process(bench, path, opt):
+    """`peak` of a new process: Python starts this file with --peak_of and reads the number it prints."""
     command = [sys.executable, __file__, "--peak_of", path, "--steps", "3", "--method", bench.name,
                "--pair", f"{bench.teacher_name}:{bench.student_name}"]
     for flag in ("batch_size", "gpu_id", "precision", "compile"):
@@ -338,7 +351,7 @@ def peak_in_own_process(bench, path, opt):
 
 
 def profile(bench, file):
-    """A torch profiler trace of one fast block, and its ten most costly operations on standard output."""
+    """Writes a torch profiler trace of one fast block to `file`, and prints its ten most expensive operations."""
     bench.fast()
     with torch.profiler.profile() as profiler:
         bench.fast()

@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: what is contrasted (memory.py), and the loss (criterion.py)."""
+"""Contrastive representation distillation: the memory and the negatives (memory.py), the loss (criterion.py)."""
 from crd.criterion import CRDLoss, CRDQueueLoss
 from crd.memory import NegativeSampler
 

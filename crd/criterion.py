@@ -12,11 +12,11 @@ from crd.memory import MemoryBank, MemoryQueue
 from losses import Loss, unit
 
 EPS = 1e-7
-SCORES_AT_ONCE = 2**22  # entries of (B, N) that exist at a time: 16 MB; a batch of 64 reads a bank of 50,000 once
+SCORES_AT_ONCE = 2**22  # entries of (B, N) computed at a time: 16 MB; a batch of 64 reads a bank of 50,000 once
 
 
 class Embed(nn.Module):
-    """A linear layer to the unit sphere. Shapes: (B, dim_in, ...) -> (B, dim_out)."""
+    """A linear layer whose outputs have unit length. Shapes: f (B, ...) of dim_in features -> (B, dim_out)."""
 
     def __init__(self, dim_in, dim_out):
         super().__init__()
@@ -27,22 +27,22 @@ class Embed(nn.Module):
 
 
 class CRDLoss(Loss):
-    """CRD with a memory bank: a sample against its own entry in the other network's bank, and K others.
+    """CRD with memory banks: contrasts a sample with its own entry in the other network's bank and with K negatives.
 
-    The scores with all N entries are a matrix product, some rows at a time, of which the K + 1 wanted are gathered:
-    16 MB where gathering K + 1 embeddings per sample takes 537 MB per bank. Values are the published ones. The
-    normaliser Z is set by the first batch and stays.
+    A matrix product gives the scores with all N entries, for a few rows of the batch at a time, and the K + 1 needed
+    ones are gathered. This takes 16 MB; gathering K + 1 embeddings per sample takes 537 MB per bank. The values are the
+    published ones. The first batch sets the normaliser Z, which then stays constant.
 
     Args:
         s_dim, t_dim: widths of the embeddings.
-        n_data: training images, N.
-        feat_dim: width of the space in which they are contrasted.
+        n_data: number of training images, N.
+        feat_dim: D, the width of the space in which they are contrasted.
         nce_k: negatives per sample, K.
         nce_t: temperature tau.
         nce_m: momentum of the bank.
 
-    Shapes: f_s (B, s_dim), f_t (B, t_dim), index (B,) positions in the training set, contrast_index (B, K + 1) with the
-    positive in column 0 -> () loss.
+    Shapes: f_s (B, s_dim), f_t (B, t_dim), index (B,) positions in the training set, contrast_index (B, K + 1)
+    positions with the positive in column 0 -> () loss.
     """
 
     def __init__(self, s_dim, t_dim, n_data, feat_dim=128, nce_k=16384, nce_t=0.07, nce_m=0.5):
@@ -64,11 +64,12 @@ class CRDLoss(Loss):
 
 
 class CRDQueueLoss(Loss):
-    """CRD with a first-in-first-out queue: a sample against the other network's view of it, and the newest K others.
+    """CRD with first-in-first-out queues: contrasts a sample with the other network's embedding of it and with the
+    newest K entries of the other network's queue.
 
-    Entries of the sample's own class do not count. The memory needed does not grow with the data set.
+    Entries of the sample's own class are excluded. The memory does not grow with the data set.
 
-    Args: as CRDLoss.
+    Args: as CRDLoss, without nce_m.
 
     Shapes: f_s (B, s_dim), f_t (B, t_dim), target (B,) classes -> () loss.
     """
@@ -87,8 +88,8 @@ class CRDQueueLoss(Loss):
         sides = ((v_s, v_t, self.queue.queue_t, self.z[0]), (v_t, v_s, self.queue.queue_s, self.z[1]))
         for v, other, queue, z in sides:
             positive = (v * other.detach()).sum(dim=1, keepdim=True)  # (B, 1)
-            negative = v @ queue.clone().T  # (B, K); a copy, since the queue moves on before the backward pass
-            # exp(-inf) = 0: such an entry adds ln(q / (q + eps)), nothing, to the loss, and has no gradient
+            negative = v @ queue.clone().T  # (B, K); a copy, because the queue changes before the backward pass
+            # exp(-inf) = 0: such an entry adds -ln(q / (q + eps)), about 0, to the loss and has no gradient
             negative = negative.masked_fill(own_class, -torch.inf)
             scores = torch.cat([positive, negative], dim=1) / self.nce_t
             _set_once(z, scores.detach(), self.n_data)
@@ -98,17 +99,17 @@ class CRDQueueLoss(Loss):
 
 
 class _Contrast(torch.autograd.Function):
-    """_nce of v_i . M[index_ik] / tau, for a constant bank M: (B, D), (N, D), (B, 1 + K), () -> ().
+    """_nce of v_i . M[index_ik] / tau - ln Z for a constant bank M: (B, D), (N, D), (B, 1 + K), () -> ().
 
-    The gradient is worked out on the way forward: the bank is updated before the backward pass, and (B, D) is kept
-    instead of some (B, N) and (B, K).
+    The forward pass computes the gradient, because the bank is updated before the backward pass. It saves (B, D)
+    instead of several (B, N) and (B, K) tensors.
     """
 
     @staticmethod
     def forward(ctx, v, memory, index, z, nce_t, q):
         B, N = len(v), len(memory)
         step = min(B, max(1, SCORES_AT_ONCE // N))
-        table = v.new_empty(step, N)  # of some rows with all entries: their scores, then what each entry weighs
+        table = v.new_empty(step, N)  # scores of `step` samples with all entries, then the entries' weights
         rows = [slice(start, start + step) for start in range(0, B, step)]
         tables = [table[:len(v[now])] for now in rows]
         scores = torch.cat([torch.mm(v[now] / nce_t, memory.T, out=some).gather(1, index[now])
@@ -125,7 +126,7 @@ class _Contrast(torch.autograd.Function):
 
 
 def _nce(a, q):
-    """The noise-contrastive loss of a = ln o, the positive in column 0, and its derivative by a.
+    """The noise-contrastive loss of a = ln o, with the positive in column 0, and its derivative with respect to a.
 
     Shapes: a (B, 1 + K) -> (), (B, 1 + K).
     """
@@ -138,8 +139,8 @@ def _nce(a, q):
 
 
 def _set_once(z, scores, n_data):
-    """The normaliser Z: mean(exp(scores)) * N of the first batch, for good.
+    """Sets the normaliser z () to mean(exp(scores)) * N, in the first batch only.
 
-    Without a branch on a tensor's value, which would be a synchronisation point.
+    No branch depends on a tensor's value, which would be a synchronisation point.
     """
     z.copy_(torch.where(z < 0, scores.exp().mean() * n_data, z))

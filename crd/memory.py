@@ -1,4 +1,4 @@
-"""The banks of embeddings that CRD contrasts with, and which of them a sample is contrasted with."""
+"""The embeddings that CRD contrasts a sample with (bank or queue), and the choice of a sample's negatives."""
 import numpy as np
 import torch
 from torch import nn
@@ -7,10 +7,10 @@ from losses import unit
 
 
 class MemoryBank(nn.Module):
-    """One embedding per training image and network, moved towards the newest one whenever the image is seen.
+    """One embedding per training image and network, a moving average of the embeddings of that image.
 
     `memory_v1` (n_data, feat_dim) is the student's bank, `memory_v2` the teacher's: the published buffer names.
-    Entries start uniform in +-1/sqrt(feat_dim/3), not normalised, as published.
+    Entries are initialised uniformly in +-1/sqrt(feat_dim/3), not normalised, as published.
     """
 
     def __init__(self, n_data, feat_dim, momentum):
@@ -31,8 +31,8 @@ class MemoryBank(nn.Module):
 class MemoryQueue(nn.Module):
     """The newest `size` embeddings of each network with their classes, first in, first out.
 
-    For data sets whose bank would not fit: 1.3M images take 1.3 GB, a queue of 16,384 takes 17 MB. Slots that were
-    never filled hold random directions of no class, as MoCo's queue does (He et al. 2020, arXiv 1911.05722).
+    It is for data sets whose bank would not fit: 1.3M images take 1.3 GB, a queue of 16,384 takes 17 MB. Slots that
+    are not filled yet hold random unit vectors of class -1, as in MoCo's queue (He et al. 2020, arXiv 1911.05722).
     """
 
     def __init__(self, size, feat_dim):
@@ -44,8 +44,10 @@ class MemoryQueue(nn.Module):
 
     @torch.no_grad()
     def update(self, v_s, v_t, target):
-        """Replace the oldest slots. v_s, v_t (B, D) unit embeddings, target (B,) classes; of a batch larger than the
-        queue the last ones stay."""
+        """Replaces the oldest slots. v_s, v_t (B, D) unit embeddings, target (B,) classes.
+
+        If the batch is larger than the queue, the last samples stay.
+        """
         size = len(self.labels)
         v_s, v_t, target = v_s[-size:], v_t[-size:], target[-size:]
         slots = (self.next + torch.arange(len(target), device=target.device)) % size
@@ -56,15 +58,15 @@ class MemoryQueue(nn.Module):
 
 
 class NegativeSampler(nn.Module):
-    """Draws, for each image of a batch, what it is contrasted with: one positive and `k` images of other classes.
+    """Draws one positive and `k` images of other classes for each image of a batch.
 
-    Negatives are uniform over the images of other classes, without replacement where there are k of them, else with;
-    each image's are independent of the others'.
+    Negatives are uniform over the images of other classes: without replacement where there are at least k of them, else
+    with replacement. The draws of different images are independent.
 
     Args:
         targets: (N,) class of each training image.
         k: negatives per image.
-        mode: "exact": an image's positive is itself; "relax": any image of its class.
+        mode: "exact": the positive is the image itself; "relax": the positive is any image of its class.
 
     Shapes: index, target (B,) -> (B, 1 + k) int64, the positive in column 0.
     """
@@ -73,14 +75,14 @@ class NegativeSampler(nn.Module):
         super().__init__()
         self.k, self.mode = k, mode
         counts = torch.bincount(targets)
-        # Images sorted by class: those of class c fill by_class[start[c] : start[c] + count[c]], all others the rest.
-        # Functions of the data set, so not part of a checkpoint.
+        # Images sorted by class: class c is by_class[start[c] : start[c] + count[c]].
+        # They are functions of the data set, so they are not checkpointed.
         self.register_buffer("by_class", targets.argsort(stable=True), persistent=False)
         self.register_buffer("count", counts, persistent=False)
         self.register_buffer("start", counts.cumsum(0) - counts, persistent=False)
         present = counts[counts > 0]
-        self.fewest = len(targets) - int(present.max())  # images of other classes, for any image: at least
-        self.most = len(targets) - int(present.min())  # and at most
+        self.fewest = len(targets) - int(present.max())  # minimum over the images of the images of other classes
+        self.most = len(targets) - int(present.min())  # and the maximum
 
     @torch.no_grad()
     def forward(self, index, target):
@@ -90,7 +92,7 @@ class NegativeSampler(nn.Module):
         return torch.cat([index[:, None], self._negatives(target)], dim=1)
 
     def _negatives(self, target):
-        """(B, k) images of other classes than `target` (B,)."""
+        """(B, k) images whose class is not `target` (B,)."""
         start, count = self.start[target], self.count[target]
         if self.k <= self.fewest:
             return self._distinct(start, count)
@@ -99,7 +101,8 @@ class NegativeSampler(nn.Module):
         drawn = self.by_class[_step_over(place, start[:, None], count[:, None])]
         if self.k > self.most:
             return drawn
-        # Some classes have k others. Of the rows that have not, `_distinct` is told that there is no own class.
+        # Some classes have k images outside them, some do not. The latter rows keep `drawn`; `_distinct` gets count 0
+        # for them, so that it has enough images to draw from.
         few = self.k > others
         return torch.where(few, drawn, self._distinct(start, count.where(~few[:, 0], 0)))
 
@@ -111,30 +114,31 @@ class NegativeSampler(nn.Module):
 
 
 def _step_over(place, start, count):
-    """Where among all images, sorted by class, a place among those outside of start : start + count is."""
+    """Maps positions among the images outside start : start + count to positions among all images sorted by class."""
     return place + count * (place >= start)
 
 
-@torch.compiler.disable  # it is numpy's, which would be traced into slower operations
+@torch.compiler.disable  # it uses numpy, which would be traced into slower operations
 def distinct_by_bytes(by_class, start, count, k):
-    """k different images for each row, uniform among those outside of its class: (B, k), ascending. For the CPU.
+    """k different images per row, uniform among the images outside the row's class: (B, k), ascending. For the CPU.
 
-    A random byte per image decides, with a threshold that takes some too few; the rest is drawn until no image comes
-    twice. Given how many the bytes took, all sets of that size are as likely, and so are those that it grows to. 0.1 ms
-    a row of 50,000 images; numpy's choice needs as long for an order that is then random in memory.
+    One random byte per image selects it if it is below a threshold, which is chosen to select slightly too few images.
+    Further images are then drawn one by one until there are enough different ones. Conditioned on its size the drawn
+    set is uniform, and so is the completed one. This takes 0.1 ms per row of 50,000 images; numpy's choice takes as
+    long and returns an order that is random in memory.
 
     Args:
         by_class: (N,) all images, sorted by class.
-        start, count: (B,) where in by_class the row's own class begins, and its images.
+        start, count: (B,) position in by_class where the row's own class begins, and its number of images.
     """
     B, N = len(start), len(by_class)
     by_class, start, count = by_class.numpy(), start.numpy(), count.numpy()
     others = N - count
-    inverted = 2 * k > others  # the images left out are drawn instead: half of a row at most is ever drawn
+    inverted = 2 * k > others  # draw the images to leave out instead, so that at most half of a row is drawn
     wanted = np.where(inverted, others - k, k)
-    # Seeded from PyTorch's generator, which is the one that checkpoints hold.
+    # Seeded from PyTorch's generator, because checkpoints save that one.
     generator = np.random.default_rng(torch.randint(2**62, ()).item())
-    most = wanted - 4 * np.sqrt(wanted * (1 - wanted / others))  # four standard deviations below
+    most = wanted - 4 * np.sqrt(wanted * (1 - wanted / others))  # four standard deviations fewer
     threshold = np.clip(256 * most / others, 0, 255).astype(np.uint8)
     words = generator.integers(2**64, size=(B, -(-N // 8)), dtype=np.uint64)
     drawn = words.view(np.uint8)[:, :N] < threshold[:, None]
@@ -142,7 +146,7 @@ def distinct_by_bytes(by_class, start, count, k):
     for row, own in zip(drawn, own_class, strict=True):
         row[own] = False
     while (missing := wanted - [np.count_nonzero(row) for row in drawn]).any():
-        drawn[missing < 0] = False  # one row in 30,000: again, from none
+        drawn[missing < 0] = False  # too many, in one row of 30,000: this row starts again from none
         row = np.repeat(np.arange(B), missing.clip(0))
         place = (generator.random(len(row)) * others[row]).astype(np.int64)
         drawn[row, by_class[_step_over(place, start[row], count[row])]] = True
@@ -153,8 +157,10 @@ def distinct_by_bytes(by_class, start, count, k):
 
 
 def distinct_by_keys(sizes, most, k):
-    """k different places in [0, size) for each size of (B, 1), uniform: (B, k). For a GPU: the k largest of random
-    keys, without a loop. `most` is at least the largest of all sizes."""
+    """k different uniform positions in [0, size) for each size: sizes (B, 1) -> (B, k). For a GPU.
+
+    They are the positions of the k largest of random keys, without a loop. most: at least the largest size.
+    """
     keys = torch.rand(len(sizes), most, device=sizes.device)
-    keys.masked_fill_(torch.arange(most, device=sizes.device) >= sizes, -1)  # places beyond this row's
+    keys.masked_fill_(torch.arange(most, device=sizes.device) >= sizes, -1)  # positions beyond this row's size
     return keys.topk(k, dim=1, sorted=False).indices

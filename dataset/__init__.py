@@ -1,11 +1,11 @@
-"""Data sets by name, and the loaders that hand out their batches.
+"""Data sets by name, and the loaders of their batches.
 
     data = load_dataset("digits", "data", cache_dir="data/cache")
     loader = make_loader(data, data.train, kind="auto", batch_size=64, train=True, device=device)
     for images, target, index in loader: ...
 
-To add a data set, write `build(data_dir, image_size, cache_dir) -> Data` in a file of its own and name it in
-`dataset_dict`. A builder imports what only it needs inside itself: torchvision alone takes 2 s to import.
+To add a data set, write `build(data_dir, image_size, cache_dir) -> Data` in a file of its own and add it to
+`dataset_dict`. A builder imports libraries that only it needs inside the function: torchvision takes 2 s to import.
 """
 from dataset import cifar, digits, folder, tiny_imagenet
 from dataset.augment import augment_batch
@@ -26,19 +26,20 @@ dataset_dict = {
 }
 
 loader_kinds = ("auto", "device", "torch")
-AUTO_BYTES = 2e9  # up to this size "auto" means "device": 650,000 images of 32x32, 13,000 of 224x224
-DEVICE_BYTES = 8e9  # beyond this, "device" is a mistake: the whole set would be decoded into memory
+AUTO_BYTES = 2e9  # below this size "auto" means "device": 650,000 images of 32x32, 13,000 of 224x224
+DEVICE_BYTES = 8e9  # above this size "device" is refused: it decodes the whole set into memory
 
 
 def load_dataset(name, data_dir, *, holdout=0, image_size=None, cache_dir, seed=0):
     """The data set `name` as `Data`.
 
-    data_dir: where it lies, or is downloaded to (`folder`: the tree itself).
-    holdout: so many training images of each class become `Data.val`; with 0 `Data.val` is the data set's own validation
-        split if it has one, else the test set itself. Which ones is a function of `seed` alone.
+    data_dir: the folder that contains it or into which it is downloaded (`folder`: the tree itself).
+    holdout: number of training images of each class that become `Data.val`, chosen by `seed` alone. With 0, `Data.val`
+        is the data set's own validation split if it has one, else the test set itself.
     image_size: decode to this many pixels a side; None keeps the images' own size.
-    cache_dir: where the decoded images of `folder` and `tiny_imagenet` are kept between runs.
-    Raises UsageError for an unknown name, for data that is absent or broken, and for a holdout that empties a class.
+    cache_dir: the folder that keeps the decoded images of `folder` and `tiny_imagenet` between runs.
+    Raises UsageError for an unknown name, for data that is missing or damaged, and for a holdout that leaves a class
+    without training images.
     """
     if name not in dataset_dict:
         raise unknown("data set", name, dataset_dict)
@@ -52,12 +53,13 @@ def make_loader(data, images, *, kind, batch_size, train, device, seed=0, num_wo
                 padding_mode="constant", channels_last=True):
     """A `Loader` of batches of `images`, one of the splits of `data`.
 
-    kind: "device" (the uint8 images live on `device` and are augmented there), "torch" (torchvision transforms in
-        `num_workers` DataLoader processes), or "auto": "device" for what fits easily, else "torch".
+    kind: "device" (the uint8 images are on `device` and are augmented there), "torch" (torchvision transforms in
+        `num_workers` DataLoader processes), or "auto": "device" below AUTO_BYTES, else "torch".
     train: shuffle and augment (random crop after padding by `data.padding`, flip if `data.flip`); else keep the order.
+    drop_last: drop an epoch's last batch if it is shorter.
     padding_mode: "constant" (black) or "reflect".
     channels_last: the memory format of `Batch.images`; False gives contiguous NCHW.
-    Raises UsageError for an unknown kind, for a set too large for "device", and when no batch would come out.
+    Raises UsageError for an unknown kind, for a set above DEVICE_BYTES with "device", and if there is no batch.
     """
     if kind not in loader_kinds:
         raise unknown("loader", kind, loader_kinds)

@@ -1,4 +1,4 @@
-"""What a data set is: `Data`, a record of facts and three splits, each split an `ImageSet`."""
+"""The classes of a data set: `Data` holds its facts and three splits; each split is an `ImageSet`."""
 import dataclasses
 
 import numpy as np
@@ -24,7 +24,7 @@ class ImageSet:
 
     @property
     def nbytes(self):
-        """Size of `array()`, known without making it."""
+        """Size of `array()` in bytes, without creating it."""
         return len(self) * self.image_size**2 * 3
 
     def array(self):
@@ -36,7 +36,7 @@ class ImageSet:
         raise NotImplementedError
 
     def path(self, i):
-        """The file image i came from, None where there is no such file."""
+        """The file of image i, or None if the images do not come from files."""
         return None
 
     def subset(self, rows):
@@ -45,7 +45,7 @@ class ImageSet:
 
 
 class ArrayImages(ImageSet):
-    """Images that are in memory: array (N, S, S, 3) uint8 tensor, targets (N,) int64."""
+    """Images in memory: array (N, S, S, 3) uint8 tensor, targets (N,) int64."""
 
     def __init__(self, array, targets):
         super().__init__(targets, array.shape[1])
@@ -58,12 +58,15 @@ class ArrayImages(ImageSet):
         return Image.fromarray(self._array[i].numpy())
 
     def subset(self, rows):
-        # Copied now, so that the whole can be freed: CIFAR split in two takes 150 MB, not 300.
+        # A copy, so that the whole set can be freed: CIFAR split in two takes 150 MB instead of 300.
         return ArrayImages(self._array[rows], self.targets[rows])
 
 
 class Subset(ImageSet):
-    """Some images of a set that decodes from disk. `array()` is a copy, made when first asked for and kept."""
+    """The images at positions `rows` of a set that decodes from disk.
+
+    The first call of `array()` makes a copy, which is kept.
+    """
 
     def __init__(self, whole, rows):
         super().__init__(whole.targets[rows], whole.image_size)
@@ -83,21 +86,21 @@ class Subset(ImageSet):
 
 @dataclasses.dataclass
 class Data:
-    """A data set: its facts and its splits. `val` is the very object `test` where there is no validation split."""
+    """A data set: its facts and its splits. Without a validation split `val` is the same object as `test`."""
 
     name: str
     classes: list[str]
     image_size: int  # pixels a side
     mean: tuple[float, float, float]  # per channel, of pixels scaled to [0, 1]
     std: tuple[float, float, float]
-    flip: bool  # does a mirrored image keep its class?
+    flip: bool  # whether a mirrored image keeps its class
     train: ImageSet
     val: ImageSet
     test: ImageSet
-    identity: str = ""  # changes when the images or their labels do; "" where the name says it all
-    imagenet: bool = False  # are networks that have a layout for ImageNet to take it (models.create_model)?
+    identity: str = ""  # depends on the images and their labels; "" if the name identifies them
+    imagenet: bool = False  # whether networks with a layout for ImageNet use it (models.create_model)
     padding: int | None = None  # pixels added on each side before the random crop; None: 4 at 32x32 (He et al. 2016),
-    # and in proportion elsewhere
+    # proportional at other sizes
 
     def __post_init__(self):
         if self.padding is None:
@@ -109,14 +112,14 @@ class Data:
 
     @property
     def n_data(self):
-        """Number of training images: what `Batch.index` of the training loader ranges over."""
+        """Number of training images. `Batch.index` of the training loader is below it."""
         return len(self.train)
 
 
 def hold_out(data, per_class, seed):
-    """`data` with `per_class` images of each class moved from train to val, the same ones for the same seed.
+    """`data` with `per_class` images of each class moved from train to val. They depend on `seed` alone.
 
-    Raises UsageError where a class has no more images than that.
+    Raises UsageError for a negative number, and if a class has no more images than that.
     """
     if per_class < 0:
         raise UsageError(f"--holdout {per_class}: the number of images to hold out of each class cannot be negative")
@@ -134,10 +137,10 @@ def hold_out(data, per_class, seed):
 
 
 def channel_stats(images):
-    """Mean and standard deviation of each channel over an iterable of uint8 arrays (H, W, 3), pixels in [0, 1].
+    """(mean, std), three floats each: of every channel, over an iterable of uint8 arrays (H, W, 3), pixels in [0, 1].
 
-    Summed as integers, hence the same to the last bit in whatever order the images come.
-    A channel that never varies gets the deviation of one grey level, so that normalising by it stays finite.
+    The sums are integers, so the result does not depend on the order of the images, to the last bit.
+    A constant channel gets the deviation of one grey level, so that normalisation stays finite.
     """
     count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
     for image in images:

@@ -1,4 +1,4 @@
-"""Image files to pixels: one at a time, or a whole list into a cache file that later runs map into memory."""
+"""Decodes image files: one at a time, or a list of files into a cache file that later runs map into memory."""
 import concurrent.futures
 import contextlib
 import os
@@ -12,18 +12,18 @@ from PIL import Image
 from errors import UsageError
 from files import lock, writing
 
-# What Pillow raises on damaged files: the first four are all that 50,000 files of seven formats, cut short or with some
-# bytes changed, got out of Pillow 13; its source names the last two as well.
+# Pillow's exceptions for damaged files. Pillow 13 raised the first four for 50,000 files of seven formats that were
+# truncated or had bytes changed; its source also raises the last two.
 _DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError, EOFError, struct.error)
-_THREADS = min(16, os.cpu_count() or 1)  # Pillow decodes without the GIL, but what is around it needs the GIL
-_CHUNK_BYTES = 32e6  # decoded at a time, so that decoding needs little memory however large the data set is
+_THREADS = min(16, os.cpu_count() or 1)  # Pillow decodes without the GIL; the code around it needs the GIL
+_CHUNK_BYTES = 32e6  # decoded at a time, so that decoding a large data set needs little memory
 
 
 def decode(path, size):
     """The image file as a PIL RGB image of size x size pixels.
 
-    Shorter side resized to `size` (bilinear, antialiased), then the centre cut out. Keeps the higher 8 of 16 bits.
-    Raises UsageError with the path.
+    Resizes the shorter side to `size` (bilinear, antialiased), then crops the centre. Keeps the higher 8 of 16 bits.
+    Raises UsageError with the path for a file that cannot be decoded.
     """
     with _named(path), Image.open(path) as file:
         image = _eight_bits(file).convert("RGB")
@@ -37,10 +37,10 @@ def decode(path, size):
 
 
 def _eight_bits(image):
-    """The image itself, or its higher 8 bits where it is grey of 16: Pillow's `convert` would make all above 255 white.
+    """The image; of a 16-bit grey image its higher 8 bits, because Pillow's `convert` makes all values above 255 white.
 
-    (16-bit colour needs nothing: Pillow keeps the higher 8 bits when it reads the file.) Raises ValueError for 32 bits,
-    integer or float, which only TIFF has, and of which nothing says what is white.
+    16-bit colour images are unchanged: Pillow keeps the higher 8 bits when it reads the file. Raises ValueError for 32
+    bits, integer or float, which only TIFF has, because nothing defines their white.
     """
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -56,7 +56,7 @@ def dimensions(path):
 
 
 def decode_each(paths, size):
-    """Yield the uint8 array (size, size, 3) of each file, in order, decoded in threads. Raises UsageError."""
+    """Yields the uint8 array (size, size, 3) of each file, in order, decoded in threads. Errors as decode."""
     per_chunk = max(1, int(_CHUNK_BYTES / (3 * size * size)))
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(paths), per_chunk):
@@ -64,19 +64,21 @@ def decode_each(paths, size):
 
 
 def cached_array(cache_file, paths, size):
-    """The decoded files as a uint8 tensor (N, size, size, 3), mapped from `cache_file`, which is written if need be.
+    """The decoded files as a uint8 tensor (N, size, size, 3), mapped from `cache_file`. Writes that file if needed.
 
-    Decoding 50,000 JPEG files of 32x32 takes 7 to 10 s on 2 cores, mapping them 1 ms.
-    The caller names the file after everything the pixels depend on. A file that is cut short, or is no such array, is
-    written again. Pages are loaded when touched and can be dropped by the system: the data set is never copied.
-    Where the file cannot be written, the images are decoded into ordinary memory, and a note on standard error says so.
+    Decoding 50,000 JPEG files of 32x32 takes 7 to 10 s on 2 cores; mapping them takes 1 ms.
+    The caller chooses a file name that depends on everything that determines the pixels. A file that is truncated, or
+    is not such an array, is written again. The system loads pages on access and can drop them, so the data set is not
+    copied. If the file cannot be written, the images are decoded into ordinary memory, and a note on standard error
+    says so. Raises UsageError as decode.
     """
     shape = (len(paths), size, size, 3)
     array = _map(cache_file, shape)
     if array is None:
         try:
             os.makedirs(os.path.dirname(cache_file), exist_ok=True)
-            with lock(os.path.join(os.path.dirname(cache_file), ".lock")):  # of several runs that start at once, one decodes and the others wait
+            # If several runs start at once, one decodes and the others wait.
+            with lock(os.path.join(os.path.dirname(cache_file), ".lock")):
                 array = _map(cache_file, shape)
                 if array is None:
                     _write_array(cache_file, paths, shape)
@@ -91,7 +93,7 @@ def cached_array(cache_file, paths, size):
 
 
 def _write_array(cache_file, paths, shape):
-    """Decode the files into a .npy file of that shape. Raises OSError where it cannot be written."""
+    """Decodes the files into a .npy file of that shape. Raises OSError if it cannot be written."""
     with writing(cache_file) as file:
         print(f"decoding {len(paths)} images into {cache_file}", file=sys.stderr)
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
@@ -101,9 +103,9 @@ def _write_array(cache_file, paths, shape):
 
 
 def _map(cache_file, shape):
-    """The .npy file in memory, None if it is not a complete uint8 array of that shape."""
+    """The .npy file mapped into memory, or None if it is not a complete uint8 array of that shape."""
     try:
-        # "c": private pages, written by nobody here; torch warns about read-only arrays.
+        # "c": private writable pages, because torch warns about read-only arrays; nothing writes to them.
         array = np.load(cache_file, mmap_mode="c", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
@@ -112,7 +114,7 @@ def _map(cache_file, shape):
 
 @contextlib.contextmanager
 def _named(path):
-    """Turn whatever a damaged file makes Pillow raise into a UsageError with its path."""
+    """Converts Pillow's exceptions for a damaged file into a UsageError with its path."""
     try:
         yield
     except _DAMAGED as error:

@@ -6,8 +6,10 @@ from dataset.data import ArrayImages, Data, channel_stats
 
 
 def build(data_dir, image_size, cache_dir):
-    """`Data` of 1,437 training and 360 test digits, enlarged from 8x8 to 32x32 or `image_size`; nothing is read from
-    or written to the two folders. No flip: a mirrored digit is not a digit."""
+    """`Data` of 1,437 training and 360 test digits, enlarged from 8x8 to image_size pixels (None: 32).
+
+    There is no flip, because a mirrored digit is not a digit. data_dir and cache_dir are not used.
+    """
     from sklearn.datasets import load_digits  # here, because it takes 0.9 s to import
 
     digits = load_digits()
@@ -18,7 +20,7 @@ def build(data_dir, image_size, cache_dir):
     array = pixels.permute(0, 2, 3, 1).repeat(1, 1, 1, 3)  # (N, 1, S, S) -> (N, S, S, 3)
     targets = torch.from_numpy(digits.target).long()
 
-    # Every fifth digit of the list sorted by class: stratified, and fixed without a random generator.
+    # The test set is every fifth digit of the list sorted by class: stratified, and fixed without a random generator.
     by_class = targets.argsort(stable=True)
     is_test = torch.zeros(len(targets), dtype=torch.bool)
     is_test[by_class[::5]] = True

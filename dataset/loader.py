@@ -1,4 +1,4 @@
-"""What both loaders share: the batch, the order of an epoch, and where a loader stands."""
+"""The base of both loaders: the batch, the order of an epoch, and a loader's position."""
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,8 @@ from errors import UsageError
 
 
 class Batch(NamedTuple):
+    """Images with their labels, on the loader's device."""
+
     images: torch.Tensor  # (B, 3, H, W) float32, normalised
     target: torch.Tensor  # (B,) int64, class
     index: torch.Tensor  # (B,) int64, position in the ImageSet
@@ -15,12 +17,12 @@ class Batch(NamedTuple):
 
 
 def derived_seed(*parts):
-    """One well-mixed 64-bit seed from some integers: (0, 1) and (1, 0) give unrelated streams."""
+    """A well-mixed 64-bit seed from integers: (0, 1) and (1, 0) give unrelated streams."""
     return int(np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(1, np.uint64)[0])
 
 
 def epoch_order(n, train, seed, epoch):
-    """The order of the n images in an epoch, (n,) int64, and the CPU generator it was drawn from (None: no draws)."""
+    """(order of the n images in an epoch, (n,) int64; the CPU generator that drew it, None if not train)."""
     if not train:
         return torch.arange(n), None
     generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
@@ -28,13 +30,18 @@ def epoch_order(n, train, seed, epoch):
 
 
 class Loader:
-    """Iterable over the batches of one epoch after another; `for batch in loader` is one epoch.
+    """Iterable over batches; each `for batch in loader` is one epoch, and the next loop is the next epoch.
 
-    Everything random in epoch e is a function of (seed, e), and for a sample of its place in that epoch; so the two
-    integers of `state_dict` are enough to go on from any batch with the same bits.
+    All random numbers of epoch e are a function of (seed, e) and of a sample's position in that epoch. So the two
+    integers of `state_dict` suffice to continue from any batch with the same bits.
 
-    A loop that is left early and started anew starts its epoch over, as PyTorch's DataLoader does. Only
+    A loop that is left early and started again repeats its epoch from the start, as PyTorch's DataLoader does. Only
     `load_state_dict` makes the next loop begin in the middle of an epoch.
+
+    Args: those of dataset.make_loader.
+
+    Raises:
+        UsageError: an unknown padding_mode.
     """
 
     def __init__(self, images, *, batch_size, train, device, seed, drop_last, padding_mode, channels_last):
@@ -44,8 +51,8 @@ class Loader:
         self.batch_size, self.train, self.drop_last = batch_size, train, drop_last
         self.device, self.seed = torch.device(device), seed
         self.padding_mode, self.channels_last = padding_mode, channels_last
-        self.epoch = 0  # the epoch that is being handed out, or comes next
-        self._step = 0  # batches of it handed out so far
+        self.epoch = 0  # the present or next epoch, counted from 0
+        self._step = 0  # batches of it that have been yielded
         self._start = 0  # where the next loop begins
 
     def __len__(self):
@@ -55,20 +62,23 @@ class Loader:
     def __iter__(self):
         self._step, self._start = self._start, 0
         for batch in self._batches(self.epoch, self._step):
-            self._step += 1  # before the yield: while the caller holds batch k, the next to hand out is k + 1
+            self._step += 1  # before the yield: while the caller has batch k, the next one is k + 1
             yield batch
         self.epoch, self._step = self.epoch + 1, 0
 
     def _batches(self, epoch, start):
-        """Yield the batches `start`, `start` + 1, ... of an epoch; nothing where start == len(self)."""
+        """Yields the batches `start`, `start` + 1, ... of an epoch; nothing if start == len(self)."""
         raise NotImplementedError
 
     def state_dict(self):
-        """{"epoch", "step"} of the next batch to hand out: exact at any moment between two batches."""
+        """{"epoch", "step"} of the next batch, both counted from 0. It is exact at any moment between two batches."""
         return {"epoch": self.epoch, "step": self._step}
 
     def load_state_dict(self, state):
-        """Go on from there. A step equal to len(self) means that epoch is finished: its loop yields nothing."""
+        """Continues from `state`. A step equal to len(self) means a finished epoch: its loop yields nothing.
+
+        Raises UsageError for a step beyond the epoch.
+        """
         if not 0 <= state["step"] <= len(self):
             raise UsageError(f"cannot resume at batch {state['step']} of an epoch of {len(self)}: "
                              "resume with the data set and --batch_size of the interrupted run")

@@ -1,8 +1,9 @@
 """Tiny-ImageNet (Stanford CS231n, 2015): 200 classes of ImageNet at 64x64, 500 training and 50 validation images each.
 
-Read in place, as the zip unpacks, where the labels of val/images/ are in val/val_annotations.txt; or with the
-validation images sorted into val/<wnid>/, as many people have them for torchvision's ImageFolder. The validation images
-are the test set, as in every paper: those in test/ have no labels. Images are decoded and cached as a folder's.
+It is read in place, in one of two layouts: as the zip unpacks, with the labels of val/images/ in
+val/val_annotations.txt; or with the validation images sorted into val/<wnid>/, for torchvision's ImageFolder. The
+validation images are the test set, as in every paper, because those in test/ have no labels. Images are decoded and
+cached as in folder.py.
 """
 import dataclasses
 import os
@@ -18,9 +19,10 @@ ANNOTATIONS = "val/val_annotations.txt"
 def build(data_dir, image_size, cache_dir):
     """`Data` of <data_dir>/tiny-imagenet-200/, or of `data_dir` if it is that folder. Classes are the sorted wnids.
 
-    image_size: resize to this; None keeps the 64 pixels. Crops are padded by 4 of 64 pixels, as in DIH's README.
-    Raises UsageError for a folder that is absent or incomplete, for annotations that do not fit the images, and for a
-    damaged image that gets measured.
+    image_size: resize to this many pixels; None keeps the 64 pixels. Random crops are padded by 4 pixels at 64, as in
+        DIH's README, and in proportion at other sizes.
+    Raises UsageError for a folder that is missing or incomplete, for annotations that do not fit the images, and,
+    without `image_size`, for images of different sizes or with a damaged header.
     """
     root = _find(os.path.abspath(data_dir))
     train = folder.scan_split(root, "train")
@@ -46,7 +48,7 @@ def _find(data_dir):
 
 
 def _check_wnids(root, train):
-    """Refuse a class of wnids.txt that has no training images. A copy without that file has the classes of train/."""
+    """Raises UsageError if a class of wnids.txt has no training images. Without that file there is no check."""
     path = os.path.join(root, "wnids.txt")
     listed = [line.split()[0] for line in _lines(path)] if os.path.exists(path) else []
     bare = sorted(set(listed) - set(train.classes))
@@ -56,7 +58,7 @@ def _check_wnids(root, train):
 
 
 def _scan_val(root, classes):
-    """The validation `Split`, by annotations where there are images in val/images/, else by folders."""
+    """The validation `Split`: by annotations if val/images/ has images, else by folders."""
     images = os.path.join(root, "val", "images")
     with folder.readable():
         found = dict(folder.walk(images, "val/images")) if os.path.isdir(images) else {}
@@ -93,7 +95,7 @@ def _annotated(root, found, classes):
 
 
 def _identity(splits):
-    """As of a folder, but of "<split>/<wnid>/<file>": the same in both layouts, and another where the labels differ."""
+    """folder.identity of the names "<split>/<wnid>/<file>": equal for both layouts, different for other labels."""
     return folder.identity({
         key: split._replace(names=[f"{key}/{split.classes[label]}/{os.path.basename(name)}"
                                    for name, label in zip(split.names, split.targets, strict=True)])

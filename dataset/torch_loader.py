@@ -9,14 +9,20 @@ from torchvision import transforms
 from dataset.loader import Batch, Loader, derived_seed, epoch_order
 from errors import UsageError
 
-GRACE = 10  # seconds, in which a step ends and a checkpoint is written
+GRACE = 10  # seconds for the end of a step and for writing a checkpoint
 
 
 class TorchLoader(Loader):
-    """Batches whose images are read one by one (`images.pil`) in `num_workers` processes, 0 for none.
+    """Batches whose images are read one by one (`images.pil`) in `num_workers` processes; 0 reads in this process.
 
-    The same order as DeviceLoader, crops and flips of the same distribution. A sample's augmentation is a function of
-    (seed, epoch, index), so batches do not depend on the number of workers; PyTorch's global generator is left alone.
+    The order is DeviceLoader's; crops and flips have the same distribution. A sample's augmentation is a function of
+    (seed, epoch, index), so batches do not depend on the number of workers. PyTorch's global generator is not changed.
+
+    Args:
+        data: dataset.Data. images: one of its splits. options: Loader's.
+
+    Raises:
+        UsageError (while iterating): an image cannot be read.
     """
 
     def __init__(self, data, images, *, num_workers=0, **options):
@@ -33,7 +39,7 @@ class TorchLoader(Loader):
             _Samples(images, transform, self.seed), batch_sampler=self._sampler, num_workers=num_workers,
             collate_fn=_collate, worker_init_fn=_outlive_signals, pin_memory=self.device.type == "cuda",
             persistent_workers=num_workers > 0,
-            generator=torch.Generator())  # its own: else each epoch would draw from the global one
+            generator=torch.Generator())  # without it, each epoch would draw from the global one
 
     def _batches(self, epoch, start):
         self._sampler.position = epoch, start
@@ -49,7 +55,7 @@ class _Keys:
     """The batch sampler: lists of (epoch, index). Workers that outlive an epoch learn the epoch from these keys."""
 
     def __init__(self, loader):
-        self._loader = weakref.proxy(loader)  # in a cycle the loader's processes would live on after it, to be killed
+        self._loader = weakref.proxy(loader)  # a reference cycle would keep the loader's processes alive after it
         self.position = 0, 0  # (epoch, step) of the first batch
 
     def __len__(self):
@@ -64,15 +70,17 @@ class _Keys:
 
 
 class _Samples(torch.utils.data.Dataset):
-    """(epoch, index) -> (image (3, H, W) float32, target, index), or the UsageError that reading the image raised:
-    DataLoader would turn an exception of a worker into many lines of traceback."""
+    """(epoch, index) -> (image (3, H, W) float32, target, index), or the UsageError that reading the image raised.
+
+    The error is returned, because DataLoader turns an exception of a worker into many lines of traceback.
+    """
 
     def __init__(self, images, transform, seed):
         self._images, self._transform, self._seed = images, transform, seed
 
     def __getitem__(self, key):
         epoch, index = key
-        # torchvision draws from PyTorch's CPU generator. Not torch.manual_seed, which would reseed the GPUs too.
+        # torchvision draws from PyTorch's CPU generator. torch.manual_seed would reseed the GPUs too.
         generator = torch.default_generator
         state = generator.get_state()
         generator.manual_seed(derived_seed(self._seed, epoch, index))
@@ -85,9 +93,11 @@ class _Samples(torch.utils.data.Dataset):
 
 
 def _outlive_signals(worker):
-    """Slurm, systemd and a terminal signal the whole process group: workers that die of it at once would take the main
-    process down before it has saved. They end with the main process, or GRACE seconds after a SIGTERM: it is also how
-    multiprocessing ends workers that are left over at exit."""
+    """Keeps a worker alive after a signal, until the main process ends or GRACE seconds after a SIGTERM.
+
+    Slurm, systemd and a terminal signal the whole process group. Workers that ended at once would make the main process
+    fail before it has saved. multiprocessing also uses SIGTERM to end workers that are left over at exit.
+    """
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -88,7 +88,7 @@ class ABoundMethod(Method):
             raise UsageError(f"abound: the student has {len(s_maps)} stages {s_maps} and the teacher {len(t_maps)} "
                              f"{t_maps}: choose two networks with equally many (resnet, wrn, Shuffle: 3; vgg, "
                              "ResNet50, MobileNetV2: 4)")
-        for network in (unwrap(student), unwrap(teacher)):  # now, not in the first step: some have no such maps
+        for network in (unwrap(student), unwrap(teacher)):  # here, not in the first step: some have no such maps
             images = torch.empty(2, 3, opt.image_size, opt.image_size, device="meta",
                                  dtype=next(network.parameters()).dtype)
             on_meta(network, images, is_feat=True, preact=True)

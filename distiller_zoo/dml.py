@@ -26,7 +26,7 @@ class DMLLoss(Loss):
         gamma: weight of the cross-entropy; None: 1 - alpha.
 
     Shapes: z_s (B, K), a list of the others' logits (B, K), target (B,) classes -> () loss. The others get no gradient.
-    With an empty list the loss is the cross-entropy, as in DIH's burn-out, the first epochs before mutual learning.
+    With an empty list the loss is the cross-entropy, as in DIH's burn-out, before the networks teach each other.
     """
 
     def __init__(self, alpha=0.1, T=1.0, gamma=None):

@@ -22,7 +22,7 @@ class FactorTransfer(Loss):
 
     Args:
         p1: power of the activations.
-        p2: power of the absolute difference.
+        p2: power of the difference; 1 takes the absolute value.
 
     Shapes: g_s (B, C_s, H_s, W_s), g_t (B, C_t, H_t, W_t) -> () loss. The larger map is average-pooled.
     """

@@ -12,21 +12,22 @@ from errors import UsageError
 from losses import SHORTEST, Loss, unit
 from models.features import Reads
 
-SPARE = 3  # so many more vectors of the student than of the teacher are looked through for the best match
+SPARE = 3  # each vector of the teacher is compared with this many more vectors of the student than k
 
 
 class KDSVD(Loss):
-    """Difference of how the leading singular vectors of consecutive maps relate, summed over the steps.
+    """Squared difference of the relations R between leading singular vectors of consecutive maps, summed over pairs.
 
-    A singular vector is known up to its sign. The published loss takes the sign that the linear algebra library
-    happens to give, so its value (0.127 or 0.015 in one case) and gradient are its machine's; here the components'
-    sum is not negative. Its gradient is NaN for equal singular values, and so for an empty map; here it is finite.
+    A singular vector is defined up to its sign. The published loss uses the sign that the linear algebra library
+    returns, so its value (0.127 or 0.015 in one case) and gradient depend on the machine; here each vector is signed so
+    that its components' sum is not negative. The published gradient is NaN for equal singular values, and so for a zero
+    map; here the gradient is finite.
 
     Args:
-        k: singular vectors of each of the teacher's maps.
+        k: number of singular vectors of each of the teacher's maps.
 
-    Shapes: maps_s, maps_t lists of (B, C, H, W) with equal channels; sizes may differ -> () loss. The longer list's
-    surplus is left out.
+    Shapes: maps_s, maps_t lists of (B, C, H, W) with equal channels; sizes may differ -> () loss. If one list is
+    longer, its last maps are ignored.
     """
 
     def __init__(self, k=1):
@@ -40,9 +41,9 @@ class KDSVD(Loss):
         return sum(losses) / len(maps_s[0])  # the sum over channels is the published scale
 
     def _aligned(self, f_s, f_t):
-        """v_s, v_t (B, C, k): the teacher's vectors, and for each the student's nearest, turned its way.
+        """v_s, v_t (B, C, k): the teacher's vectors, and for each the student's nearest, with the same orientation.
 
-        Both are scaled by the teacher's singular values at unit length: by 1 when k is 1.
+        Both are multiplied by the teacher's singular values, normalised to unit length: by 1 when k is 1.
         """
         v_t, singular_t = leading_vectors(_rows(f_t), self.k)
         v_s, _ = leading_vectors(_rows(f_s), self.k + SPARE)
@@ -58,30 +59,31 @@ def _rows(f):
 
 
 def _relation(v, below):
-    """(B, C, k), (B, C', k) -> (B, C, C', k)."""
+    """R of the vectors of two consecutive maps: (B, C, k), (B, C', k) -> (B, C, C', k)."""
     return torch.exp(-(v[:, :, None] - below[:, None]).square() / 8)
 
 
 def leading_vectors(x, k):
-    """The right singular vectors of the k largest singular values, or of all min(N, C), and these values.
+    """The right singular vectors of the k largest singular values (of all min(N, C) if k is larger), and these values.
 
-    An eigendecomposition of x^T x or x x^T, whichever is smaller, that autograd does not see: its gradient divides by
-    the gaps between all eigenvalues. Instead the change of an eigenvector u of G to first order,
-    du = sum_i u_i <u_i, dG u> / (lambda - lambda_i), is added with dG = G - G.detach(), zero but for its gradient.
+    They come from an eigendecomposition of G, which is x^T x or x x^T, whichever is smaller. Autograd does not see it,
+    because its gradient divides by the gaps between all eigenvalues. Instead, the first-order change of an eigenvector
+    u of G, du = sum_i u_i <u_i, dG u> / (lambda - lambda_i), is added with dG = G - G.detach(), which is zero but has a
+    gradient.
 
-    Shapes: x (B, N, C) -> (B, C, k), component sums not negative; (B, k), largest first, of x at unit length, and
-    without a gradient.
+    Shapes: x (B, N, C) -> vectors (B, C, k), each with a component sum that is not negative; singular values (B, k) of
+    x / ||x||, largest first, without a gradient.
     """
-    # The vectors do not depend on x's scale; at unit length the eigenvalues add up to 1, and cannot overflow.
+    # The vectors do not depend on x's scale. At unit length the eigenvalues add up to 1 and cannot overflow.
     x = x / torch.linalg.vector_norm(x.detach(), dim=(1, 2), keepdim=True).clamp_min(SHORTEST)
     wide = x.shape[1] < x.shape[2]
     a = x.mT if wide else x  # (B, R, r), r the smaller side
     with torch.no_grad():
-        gram = (a.mT @ a).nan_to_num()  # eigh raises for NaN; `change` keeps it, and the run stops for a loss of NaN
+        gram = (a.mT @ a).nan_to_num()  # eigh raises for NaN; `change` keeps NaN, and a loss of NaN stops the run
         eigenvalues, basis = torch.linalg.eigh(gram)  # (B, r) rising, (B, r, r)
         leading = eigenvalues[:, -k:].flip(1)  # (B, k)
         gap = leading[:, None, :] - eigenvalues[:, :, None]  # (B, r, k)
-        blur = 100 * torch.finfo(x.dtype).eps  # a gap this small is rounding, and bounds the gradient
+        blur = 100 * torch.finfo(x.dtype).eps  # an eigenvalue gap this small is rounding; it bounds the gradient
         inverse_gap = gap / (gap.square() + blur**2)
     u = basis[:, :, -k:].flip(2)  # (B, r, k)
     change = a.mT @ (a @ u)  # G u
@@ -92,13 +94,16 @@ def leading_vectors(x, k):
 
 
 class KDSVDMethod(Method):
-    """The leading singular vector of each stage's map, seen against that of the stage before.
+    """Relates the leading singular vector of each stage's map to that of the stage before; matches the relations.
 
-    A step costs two of kd's for a small student on a CPU (results/speed.md): LAPACK decomposes every image's Gram
-    matrix of each stage and network, one after the other.
+    A step takes twice as long as kd's for a small student on a CPU (results/speed.md): LAPACK decomposes the Gram
+    matrix of every image, stage and network, one after the other.
+
+    Raises:
+        UsageError: a network has fewer than two stage maps, or the channels of the stage maps differ.
     """
 
-    # RepDistiller gives no weight. With 1 the term is 0.1 to 0.3 for networks of 100 classes at their start.
+    # RepDistiller gives no weight. With 1 the term is 0.1 to 0.3 for untrained networks of 100 classes.
     weights = LossWeights(1.0, 0.0, 1.0, "ours: none is published")
     reads = Reads(maps=True)
 

@@ -11,11 +11,12 @@ from models.features import Reads
 
 
 class LossWeights(NamedTuple):
-    """Published weights of cross-entropy (gamma), KL on the logits (alpha), the method's own loss (beta) and the
-    teacher's head (delta), and the temperature of the KL.
+    """Published weights of cross-entropy (gamma), KL on the logits (alpha), the method's own loss (beta) and the KL of
+    the teacher's head (delta), and the temperature of the KL on the logits (kd_T).
 
-    means: which weight a flag stands for. -d is SimKD's --div (alpha) or HeadSharingKD's delta; kdth's --beta is the
-        weight of the teacher's head, dih's --alpha that of its own KL terms.
+    source: where they were published.
+    means: {flag: the option that it sets}. -d is SimKD's --div (alpha) or HeadSharingKD's delta; kdth's --beta is the
+        weight of the teacher's head, and dih's --alpha is the weight of its own KL terms.
     """
 
     gamma: float
@@ -28,10 +29,11 @@ class LossWeights(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A first stage before the main one: epochs of training at a constant learning rate, on a loss of its own.
+    """A stage before the main one: `epochs` epochs at a constant learning rate on a loss of its own.
 
-    loss: (s, t, batch) -> 0-dim tensor. Only what it reaches is trained.
-    freeze: modules that keep, in the main stage, what they learned here.
+    loss: (s, t, batch) -> 0-dim tensor. Only parameters that receive its gradient are trained.
+    reads: what the loss reads of student and teacher.
+    freeze: modules that are trained in this stage and frozen in the main one.
     """
 
     epochs: int
@@ -42,10 +44,10 @@ class Stage(NamedTuple):
 
 
 class Method(nn.Module):
-    """A distillation method: what beta multiplies, and the modules that this needs.
+    """A distillation method: the loss that beta multiplies, and the modules of that loss.
 
-    Whatever a method holds with `requires_grad` is trained and checkpointed with the student; buffers are checkpointed.
-    The two networks belong to the objective: a method must not keep them as sub-modules.
+    Parameters of a method with `requires_grad` are trained with the student; all its parameters and buffers are
+    checkpointed. The two networks belong to the objective: a method must not keep them as sub-modules.
 
     Args:
         student, teacher: the two networks; their feature shapes, without the batch dimension, are in `s_shapes` and
@@ -59,8 +61,8 @@ class Method(nn.Module):
 
     weights: ClassVar[LossWeights]
     options: ClassVar[tuple[Option, ...]] = ()
-    reads: Reads | None = Reads()  # what `forward` reads; None: there is no loss for beta to weigh in the main stage
-    updates: int = 1  # of a batch: the student's, then one of each further network that learns (dml)
+    reads: Reads | None = Reads()  # what `forward` reads; None: the main stage has no loss that beta multiplies
+    updates: int = 1  # alternating updates per batch: the student's, then one per further network (dml)
 
     def __init__(self, student, teacher, opt):
         super().__init__()
@@ -68,20 +70,23 @@ class Method(nn.Module):
         self.t_shapes = None if teacher is None else feature_shapes(teacher, opt.image_size)
 
     def forward(self, s, t, batch):
-        """The loss that beta multiplies: a 0-dim tensor, or a dict of named ones, which are added up.
+        """The loss that beta multiplies: a 0-dim tensor, or a dict of named 0-dim tensors, which are added up.
 
-        s, t are models.features.Features of student and teacher (the teacher's carry no gradient), batch is a
-        dataset.Batch. A key "logits" (B, K) of the dict is no loss, but the prediction that training accuracy counts.
+        s, t are models.features.Features of student and teacher (the teacher's carry no gradient); batch is a
+        dataset.Batch. An entry "logits" (B, K) of the dict is not a loss: training accuracy counts it as the
+        prediction.
         """
         raise NotImplementedError
 
     def update_loss(self, update, s, batch):
-        """The loss, 0-dim, of update 1 ... updates - 1 of a batch; s are the student's Features after its own update,
-        and carry no gradient."""
+        """The loss, 0-dim, of alternating update 1 ... updates - 1 of a batch.
+
+        s are the student's Features after its own update; they carry no gradient.
+        """
         raise NotImplementedError
 
     def stages(self):
-        """[Stage]: what comes before the main stage, in order."""
+        """[Stage]: the stages before the main one, in order."""
         return []
 
     def deploy(self, student):
@@ -90,15 +95,16 @@ class Method(nn.Module):
 
 
 class Modifier(nn.Module):
-    """What METHOD+NAME adds to a method: a view of the logits, more terms of the loss, another network deployed.
+    """What METHOD+NAME adds to a method: a view of the logits, further terms of the loss, another deployed network.
 
-    Trained and checkpointed as a Method is.
+    A modifier is trained and checkpointed as a Method is.
 
     Args:
-        method: the Method that is modified; the others are Method's.
+        student, teacher, opt: as for Method.
+        method: the Method that is modified.
 
     Raises:
-        UsageError: this does not go with the method or the pair.
+        UsageError: the modifier does not fit the method or the pair.
     """
 
     options: ClassVar[tuple[Option, ...]] = ()
@@ -113,16 +119,16 @@ class Modifier(nn.Module):
 
     @classmethod
     def check(cls, method):
-        """Raises UsageError if this does not go with a Method class."""
+        """Raises UsageError if the modifier does not fit the Method class `method`."""
 
     def view(self, s, t):
-        """Features of student and teacher as the terms on the logits (Reads.logits) shall see them."""
+        """The Features of student and teacher that the terms on the logits (Reads.logits) get."""
         return s, t
 
     def terms(self):
-        """[Term] that are added to the loss."""
+        """[Term]: terms that are added to the loss."""
         return []
 
     def deploy(self, deployment):
-        """What is deployed, given what would be without the modifier."""
+        """The Deployment with this modifier, given the one without it."""
         return deployment

@@ -16,15 +16,17 @@ from models.tuned import tuned_heads
 
 
 class MHKDLoss(Loss):
-    """KD of each of the student's classifiers from the teacher's on the same stage, whose heads learn meanwhile.
+    """KD of each of the student's classifiers from the teacher's classifier on the same stage.
+
+    The teacher's auxiliary classifiers (heads) are trained by the same loss.
 
     Args:
         alpha: the KL's share of each pair: a number, or one for each, as a sequence or as {j: alpha}.
-        beta: weight of the heads' KD against that of the final classifiers.
+        beta: weight of the heads' KD against the KD of the final classifiers.
         T: temperature.
-        faithful: as in the published code: the final pair reads alpha 1, a pair of alpha 0 is left out with the
-            cross-entropy of the teacher's head, and that head is pulled towards the student's by the KL too. Otherwise
-            it learns from its cross-entropy alone, whatever alpha is.
+        faithful: True restores the published behaviour: the final pair uses the alpha of pair 1; a pair of alpha 0 is
+            skipped, including the cross-entropy of the teacher's head; and the KL gives a gradient to the teacher's
+            heads too. False trains the teacher's heads on their cross-entropy alone, whatever alpha is.
 
     Shapes: lists of the student's and the teacher's logits (B, K), final ones first; target (B,) classes -> () loss.
 
@@ -53,14 +55,18 @@ class MHKDLoss(Loss):
 
 
 class MHKDMethod(Method):
-    """Heads of two convolutions on stages of both networks, each of the student's learning from the teacher's.
+    """Auxiliary classifiers of two convolutions on stages of both networks; each of the student's learns from the
+    teacher's on the same stage.
 
-    The teacher's heads learn with the student, as published, or come ready from train_heads.py --head_type conv with
-    --path_heads. The student's are dropped after training. The loss has cross-entropy and KL in it, so gamma and alpha
-    are 0 and beta is 1; -a is --mhkd_alpha.
+    The teacher's heads are trained with the student, as published, or --path_heads names heads that train_heads.py
+    --head_type conv has trained. The student's heads are not deployed. MHKDLoss includes cross-entropy and KL, so gamma
+    and alpha are 0 and beta is 1; -a means --mhkd_alpha.
 
-    A step costs 27 of kd's for a small student (results/speed.md): the head on a 32x32 map multiplies 37 times as much
-    as resnet8.
+    A step takes 27 times as long as kd's for a small student (results/speed.md): the head on a 32x32 map needs 37 times
+    the multiplications of resnet8.
+
+    Raises:
+        UsageError: as models.heads.Heads and models.tuned.tuned_heads, and for alphas that do not fit the pairs.
     """
 
     weights = LossWeights(0.0, 0.0, 1.0, "DIH's MHKD: alpha 0.1, 0.5 for the heads and T 4 within",
@@ -76,7 +82,7 @@ class MHKDMethod(Method):
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
-        stages = opt.head_stages or [1, 2]  # published drivers have the third commented out
+        stages = opt.head_stages or [1, 2]  # the published scripts have the third commented out
         settings = (stages, opt.num_classes, "conv")
         self.heads_s = Heads(self.s_shapes[1:-1], *settings)
         if opt.path_heads:

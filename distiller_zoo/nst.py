@@ -12,17 +12,18 @@ from models.features import Reads
 
 
 class NSTLoss(Loss):
-    """Maximum mean discrepancy between the two sets of a sample's channels, summed over the layers.
+    """Squared maximum mean discrepancy between the student's and the teacher's channels, summed over the layers.
 
-    Never (B, C, C', HW): products of pairs of channels are one batched matrix product.
+    It is computed per sample and averaged over the batch. One batched matrix product gives the products of all pairs of
+    channels, without a tensor (B, C, C', HW).
 
     Args:
         kernel: linear, poly (degree 2, no constant) or gauss.
-        sigma2: of the Gaussian kernel; None: the mean squared distance of student's from teacher's channels in the
-            batch, a constant to the gradient, as in the paper.
+        sigma2: sigma^2 of the Gaussian kernel. None takes the mean squared distance between the student's and the
+            teacher's channels in the batch, without a gradient, as in the paper.
 
-    Shapes: maps_s, maps_t lists of (B, C, H, W), of any channels and sizes -> () loss. The longer list's surplus is
-    left out.
+    Shapes: maps_s, maps_t lists of (B, C, H, W), of any channels and sizes -> () loss. If one list is longer, its last
+    maps are ignored.
     """
 
     def __init__(self, kernel="poly", sigma2=None):
@@ -49,16 +50,16 @@ def _poly(f_s, f_t):
         return tt.square().mean() + ss.square().mean() - 2 * st.square().mean()
     # The same number from matrices of positions: 16 x 16 instead of 2048 x 2048 for the last stage of ResNet50.
     x_s, x_t = unit(f_s, dim=2), unit(f_t, dim=2)
-    gap = _gram(x_s.mT, x_s.mT) / c_s - _gram(x_t.mT, x_t.mT) / c_t  # (B, HW, HW)
-    return gap.square().sum((1, 2)).mean()
+    difference = _gram(x_s.mT, x_s.mT) / c_s - _gram(x_t.mT, x_t.mT) / c_t  # (B, HW, HW)
+    return difference.square().sum((1, 2)).mean()
 
 
 def _gauss(f_s, f_t, sigma2):
     ss, tt, st = _cosines(f_s, f_t)
-    squares_s, squares_t = (cosines.diagonal(dim1=1, dim2=2) for cosines in (ss, tt))  # 1, but 0 for dead channels
+    squares_s, squares_t = (cosines.diagonal(dim1=1, dim2=2) for cosines in (ss, tt))  # 1; 0 for dead channels
     d_st = _squared_distances(squares_s, squares_t, st)
     if sigma2 is None:
-        sigma2 = d_st.detach().mean().clamp_min(1e-12)  # 0 only where every channel of both networks is the same
+        sigma2 = d_st.detach().mean().clamp_min(1e-12)  # 0 only if all channels of both are equal
 
     def kernel(distances):
         return torch.exp(-distances / (2 * sigma2)).mean()
@@ -76,8 +77,10 @@ def _gram(x, y):
 
 
 def _cosines(f_s, f_t):
-    """Products of channels of unit length: student with student, teacher with teacher, student with teacher, (B, C, C')
-    each; 0 for dead channels, which get no gradient. The small matrices are divided by lengths, not the maps.
+    """Cosines between channels: student with student, teacher with teacher, student with teacher, (B, C, C') each.
+
+    A dead channel has cosine 0 and gets no gradient. The division by the lengths acts on these matrices, which are
+    smaller than the maps.
     """
     ss, tt, st = _gram(f_s, f_s), _gram(f_t, f_t), _gram(f_s, f_t)
     by_s, by_t = _inverse_lengths(ss), _inverse_lengths(tt)
@@ -91,7 +94,7 @@ def _inverse_lengths(gram):
 
 
 class NSTMethod(Method):
-    """Which neurons fire where: the distribution of the channels' activation patterns, stage by stage."""
+    """The distribution of the student's channels (their activation patterns) is matched to the teacher's, per stage."""
 
     weights = LossWeights(1.0, 0.0, 50.0, "RepDistiller, scripts/run_cifar_distill.sh; the paper: 50, gauss 100")
     options = (Option(("--nst_kernel",), {"choices": ["linear", "poly", "gauss"], "default": "poly",

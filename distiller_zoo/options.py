@@ -5,7 +5,7 @@ from flags import Option, Role, number
 
 
 def stage_list(text):
-    """An argparse type: '1,3' -> [1, 3], stages counted from the shallowest."""
+    """An argparse type: '1,3' -> [1, 3], stages counted from 1, the shallowest."""
     try:
         stages = [int(part) for part in text.split(",")]
     except ValueError:

@@ -12,9 +12,9 @@ EPS = 1e-7
 
 
 class PKT(Loss):
-    """KL divergence between the networks' probabilities that one sample has another as its neighbour.
+    """KL divergence between the networks' conditional neighbour probabilities of the samples of a batch.
 
-    Averaged over B^2 entries instead of summed over rows: as published, and the reason for a beta of 30000.
+    The loss is the mean over B^2 entries instead of the sum over rows, as in the published code; hence a beta of 30000.
 
     Shapes: f_s (B, ...), f_t (B, ...), of any sizes -> () loss.
     """
@@ -25,14 +25,16 @@ class PKT(Loss):
 
 
 def _neighbours(f):
+    """P, the similarity matrix with rows divided by their sum: (B, ...) -> (B, B)."""
     x = f.flatten(1)  # (B, ...) -> (B, D)
     x = x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + EPS)
     likeness = ((x @ x.mT + 1) / 2).clamp_min(0)  # (B, B); rounding may take a cosine below -1
-    return likeness / likeness.sum(1, keepdim=True)  # a sample's likeness to itself keeps the sum from 0
+    return likeness / likeness.sum(1, keepdim=True)  # each sum is positive: the diagonal is 1
 
 
 class PKTMethod(Method):
-    """Neighbourhoods of a batch's embeddings: widths may differ, nothing is projected."""
+    """The neighbour probabilities of the student's embeddings are matched to the teacher's. Widths may differ; nothing
+    is projected."""
 
     weights = LossWeights(1.0, 0.0, 30000.0, "RepDistiller, scripts/run_cifar_distill.sh")
 

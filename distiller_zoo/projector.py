@@ -12,17 +12,17 @@ from flags import Option
 from losses import Loss, unit
 from models.norm import BatchNorm2d
 
-# What keeps the logarithm finite at a perfect match. That of corr is published (its loss is then -11.5); diff has none,
-# and 1e-8 is far below any sum that training reaches.
+# Keeps the logarithm finite at a perfect match. corr's value is published (the loss is then -11.5). The published diff
+# has none; 1e-8 is far below any sum that training reaches.
 LOG_EPS = {"diff": 1e-8, "corr": 1e-5}
-NORM_EPS = {"diff": 1e-4, "corr": 1e-5}  # diff's is published; corr's was 0, which PyTorch refuses by now
+NORM_EPS = {"diff": 1e-4, "corr": 1e-5}  # diff's is published; corr's was 0, which PyTorch refuses today
 
 
 class LogSum(Loss):
-    """Logarithm of the summed differences to the power of `alpha`: entry by entry, or of each channel's correlation
-    from 1.
+    """Logarithm of a sum of differences to the power of `alpha`.
 
-    Negative when the two match well. The sum is not divided by B: that would only add a constant.
+    The differences are those of the entries (diff), or of each channel's correlation from 1 (corr). The loss is
+    negative when the two match well. The sum is not divided by B, which would only add a constant.
 
     Args:
         mode: diff or corr.
@@ -30,7 +30,7 @@ class LogSum(Loss):
 
     Shapes: u, v (B, D), projected and normalised -> () loss.
 
-    Raises UsageError for another mode.
+    Raises UsageError for any other mode.
     """
 
     def __init__(self, mode="diff", alpha=4.0):
@@ -41,17 +41,17 @@ class LogSum(Loss):
 
     def forward(self, u, v):
         v = v.detach()
-        gap = u - v if self.mode == "diff" else (u * v).mean(0) - 1  # (B, D) or (D,)
-        return (gap.abs().pow(self.alpha).sum() + self.eps).log()
+        difference = u - v if self.mode == "diff" else (u * v).mean(0) - 1  # (B, D) or (D,)
+        return (difference.abs().pow(self.alpha).sum() + self.eps).log()
 
 
 class ProjectedLogSum(Loss):
-    """LogSum of the projected student's and the teacher's embeddings, each normalised.
+    """LogSum of the student's projected embedding and the teacher's embedding, each normalised.
 
     Args:
-        s_dim, t_dim: widths of the embeddings; equal for projector none.
+        s_dim, t_dim: widths of the embeddings; they must be equal for projector none.
         mode: diff or corr.
-        projector: linear, mlp (linear, BatchNorm, ReLU, linear; of the teacher's width inside) or none.
+        projector: linear, mlp (linear, BatchNorm, ReLU, linear; hidden width t_dim) or none.
         norm: bn (without trained scale and shift), l2 (unit length) or none.
 
     Shapes: e_s (B, s_dim), e_t (B, t_dim) -> () loss.
@@ -71,7 +71,7 @@ class ProjectedLogSum(Loss):
 
 
 class _BatchNorm(BatchNorm2d):
-    """BatchNorm of (B, D), for one sample too."""
+    """BatchNorm of (B, D); accepts a batch of one sample in training mode."""
 
     def forward(self, e):
         return super().forward(e[:, :, None, None]).flatten(1)
@@ -83,10 +83,13 @@ class _Unit(nn.Module):
 
 
 class ProjectorMethod(Method):
-    """The student's embedding, projected, made to agree with the teacher's entry by entry or channel by channel.
+    """The student's projected embedding is matched to the teacher's, entry by entry or channel by channel.
 
-    The published DeiT compares the mean of patch tokens with the pooled last map; here both are what the classifier
-    reads. The projector is dropped after training.
+    The published DeiT compares the mean of its patch tokens with the pooled last map; here both embeddings are the
+    classifiers' inputs. The projector is not deployed.
+
+    Raises:
+        UsageError: the widths differ and --projector is none.
     """
 
     weights = LossWeights(1.0, 1.0, 2.0, "the authors' ResNet34 -> ResNet18 (diff); their DeiT (corr): 1, 1, 1",

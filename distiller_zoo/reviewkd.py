@@ -14,14 +14,14 @@ from losses import Loss
 from models.base import conv1x1, conv3x3
 from models.norm import BatchNorm2d
 
-WIDEST = 512  # channels between the two convolutions of a fusion, at most
-PYRAMID = (4, 2, 1)
+WIDEST = 512  # maximum of the channels between the two convolutions of a fusion
+PYRAMID = (4, 2, 1)  # sizes of the average-pooled maps
 
 
 class HCL(Loss):
-    """Hierarchical context loss: squared differences of the maps and of their averages over ever larger cells.
+    """Hierarchical context loss: mean squared differences of the maps and of their average-pooled versions.
 
-    Sizes of the pyramid that are not below the map's height are left out, and their weights with them, as published.
+    A pooled size that is not smaller than the map's height is skipped together with its weight, as published.
 
     Shapes: maps_s, maps_t lists of (B, C, H, W), equal in shape -> () loss, summed over the maps.
     """
@@ -30,22 +30,23 @@ class HCL(Loss):
         return sum(self._layer(f_s - f_t.detach()) for f_s, f_t in zip(maps_s, maps_t, strict=True))
 
     @staticmethod
-    def _layer(gap):
+    def _layer(difference):
         # An average is linear: the difference of two averages is the average of the difference.
-        gaps = [gap, *(F.adaptive_avg_pool2d(gap, size) for size in PYRAMID if size < gap.shape[2])]
+        gaps = [difference, *(F.adaptive_avg_pool2d(difference, size)
+                              for size in PYRAMID if size < difference.shape[2])]
         weights = [0.5**k for k in range(len(gaps))]
         return sum(weight * g.square().mean() for weight, g in zip(weights, gaps, strict=True)) / sum(weights)
 
 
 class ABF(nn.Module):
-    """Attention based fusion of a student's map with what came from the deeper ones.
+    """Attention-based fusion of a student's map with the fused map of the deeper stages.
 
     Args:
-        c_s, c_mid, c_t: channels of the student's map, of the fused one, of the teacher's.
-        fuse: False for the deepest map, which has nothing to be fused with.
+        c_s, c_mid, c_t: channels of the student's map, of the fused map and of the teacher's map.
+        fuse: False for the deepest map, which has no deeper one to fuse with.
 
     Shapes: f_s (B, c_s, H, W), size = (H_t, W_t), deeper (B, c_mid, any size) or None
-        -> map to compare with the teacher's (B, c_t, H_t, W_t), fused map (B, c_mid, H_t, W_t).
+        -> map (B, c_t, H_t, W_t) to compare with the teacher's, fused map (B, c_mid, H_t, W_t).
     """
 
     def __init__(self, c_s, c_mid, c_t, fuse):
@@ -68,17 +69,18 @@ class ABF(nn.Module):
 
 
 class ReviewKDMethod(Method):
-    """Each stage of the teacher, and its embedding as a 1x1 map, teaches all stages of the student as deep or deeper.
+    """Each stage of the teacher, and its embedding as a 1x1 map, teaches the student's stages of that depth and deeper.
 
-    Stages are paired from the deep end; the surplus of the network with more of them is left out. Maps are those after
-    the ReLU on both sides: the authors' code has the teacher's from before it, which they call unintended
-    (github.com/JIA-Lab-research/ReviewKD/issues/11).
+    Stages are paired from the deepest one; if one network has more stages, its shallowest are ignored. Both networks'
+    maps are Features.maps, after the ReLU that ends a stage where there is one. The authors' code takes the teacher's
+    maps before the ReLU, which they call unintended (github.com/JIA-Lab-research/ReviewKD/issues/11).
 
-    The loss rises linearly over the first epochs, as published: in epoch e it is multiplied by e / --warmup_epochs.
-    Epochs are counted in images seen, of opt.n_data each.
+    The loss rises linearly over the first epochs, as published: in epoch e it is multiplied by e / --warmup_epochs. An
+    epoch is opt.n_data images seen.
 
-    A step costs more than two of kd's for a small student (results/speed.md): the fusions' 3x3 convolutions, from the
-    deepest stage's width to the teacher's at every resolution, are 18 million multiplications to resnet8's 13.
+    A step takes more than twice as long as kd's for a small student (results/speed.md): the fusions' 3x3 convolutions,
+    from the deepest stage's width to the teacher's at every resolution, need 18 million multiplications; resnet8 needs
+    13 million.
     """
 
     weights = LossWeights(1.0, 0.0, 5.0, "the authors' default; theirs for resnet20 0.6, resnet32 1, ShuffleV2 8")
@@ -109,7 +111,7 @@ class ReviewKDMethod(Method):
         return [*features.maps[-self.n_stages :], features.embedding[:, :, None, None]]  # (B, D) -> (B, D, 1, 1)
 
     def _warmup(self, images):
-        """Factor of the loss: a number, or a tensor on the device, which costs no synchronisation."""
+        """Factor of the loss: a number, or a tensor () on the device, which needs no synchronisation."""
         if not (self.warmup_epochs and self.training):
             return 1.0
         return (self.epoch(images) / self.warmup_epochs).clamp_max(1.0)

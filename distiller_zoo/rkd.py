@@ -15,10 +15,10 @@ CHUNK = 2**22  # elements of the largest tensor at a time: 16 MB in float32
 
 
 class RKDLoss(Loss):
-    """Distances between pairs of samples and angles within triples, matched to the teacher's.
+    """Distances between pairs of samples and angles in triples of samples are matched to the teacher's.
 
-    Angles are compared in chunks of their first index and recomputed in the backward pass once there are several:
-    at B = 1024 a table of them has 4 GB. A batch of one has neither distances nor angles: loss 0.
+    Angles are compared in chunks of their first index. With more than one chunk they are recomputed in the backward
+    pass: at B = 1024 all angles take 4 GB. A batch of one sample has neither distances nor angles: loss 0.
 
     Args:
         w_d, w_a: weights of the distances and of the angles.
@@ -36,12 +36,12 @@ class RKDLoss(Loss):
 
 
 def _distances(x):
-    """(B, D) -> (B, B), mean 1 off the diagonal."""
-    # Not by |x|^2 + |y|^2 - 2xy: in float32 that gives equal samples a distance, and a gradient, of rounding errors.
+    """Distances divided by their mean off the diagonal: (B, D) -> (B, B)."""
+    # Not by |x|^2 + |y|^2 - 2xy: in float32 that gives equal samples a distance and a gradient of rounding errors.
     d = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").clamp_min(SHORTEST)
     d = d.masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), 0)
     pairs = len(x) * (len(x) - 1)
-    return d / (d.sum() / max(pairs, 1)).clamp_min(SHORTEST)  # the bound acts on a batch of one alone
+    return d / (d.sum() / max(pairs, 1)).clamp_min(SHORTEST)  # the bound acts only for a batch of one
 
 
 def _angle_loss(x_s, x_t):
@@ -60,13 +60,14 @@ def _angle_gap(x_s, x_t, rows):
 
 
 def _angles(x, rows):
-    """(B, D) -> (rows, B, B): cosines of the angles at the samples `rows`, 0 where a side has no length."""
+    """Cosines of the angles at the samples `rows`, 0 where two samples are equal: (B, D) -> (rows, B, B)."""
     e = unit(x - x[rows, None], dim=2)  # (rows, B, D)
     return e @ e.mT
 
 
 class RKDMethod(Method):
-    """The geometry of a batch's embeddings: widths may differ, nothing is projected."""
+    """Distances and angles between the student's embeddings are matched to the teacher's. Widths may differ; nothing is
+    projected."""
 
     weights = LossWeights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh; 25 and 50 inside are the paper's")
 

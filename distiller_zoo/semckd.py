@@ -15,17 +15,22 @@ from models.base import conv1x1, conv3x3
 from models.features import Reads
 from models.norm import BatchNorm2d
 
-NARROWING = 4  # width of the batch over that of the MLPs' output; published, and not the flag --factor
+NARROWING = 4  # batch size over the width of the MLPs' output; published, unrelated to the flag --factor
 
 
 class LayerAttention(Loss):
-    """How much each of the student's layers shall learn from each of the teacher's, for every sample.
+    """The weight of each pair of a student's and a teacher's layer in the loss, for every sample.
 
-    The MLPs read a sample's products with the whole batch, so they have as many inputs as --batch_size. In a shorter
-    batch, such as an epoch's last, the missing samples' products are 0, like those of samples without features.
+    The MLPs read a sample's products with the whole batch, so they have --batch_size inputs. In a shorter batch, such
+    as an epoch's last, the missing samples' products are 0, like the products of a sample whose features are 0.
     (SimKD's toolbox skips such batches.)
 
-    Not a loss; derived from Loss for float32, in which products over a whole map are exact enough.
+    This is not a loss; it derives from Loss to run in float32, because products over a whole map need that precision.
+
+    Args:
+        n_s, n_t: S and T, the numbers of layers.
+        batch_size: the largest batch to come.
+        soft: temperature of the softmax.
 
     Shapes: maps_s, maps_t lists of S and T maps (B, C, H, W) -> (B, S, T), rows of sum 1.
     """
@@ -69,9 +74,9 @@ def _projector(c_s, c_t):
 
 
 class SemCKD(nn.Module):
-    """Squared differences of all the student's layers, projected, from all the teacher's, weighed for every sample.
+    """Mean squared differences of all the student's projected layers from all the teacher's, weighted for every sample.
 
-    The projectors, by far the largest part, run in the precision that surrounds them; all else is in float32.
+    The projectors, by far the largest part, run in the surrounding precision; everything else runs in float32.
 
     Args:
         s_shapes, t_shapes: shapes of the maps, (C, H, W) or (B, C, H, W).
@@ -110,10 +115,13 @@ class SemCKD(nn.Module):
 
 
 class SemCKDMethod(Method):
-    """Every stage of the student learns from every stage of the teacher, as attention over the batch decides.
+    """Every stage of the student learns from every stage of the teacher, with weights from attention over the batch.
 
-    A step costs more than three of kd's for a small student (results/speed.md): each of the S x T projectors has a 3x3
-    convolution between twice the teacher's channels, and together they are larger than the student.
+    A step takes more than three times as long as kd's for a small student (results/speed.md): each of the S x T
+    projectors has a 3x3 convolution of twice the teacher's channels, and together they are larger than the student.
+
+    Raises:
+        UsageError: as SemCKD.
     """
 
     weights = LossWeights(1.0, 1.0, 400.0, "SimKD's toolbox, scripts/run_distill.sh")

@@ -8,9 +8,9 @@ from models.features import Reads
 
 
 class Similarity(Loss):
-    """Squared difference of the two networks' tables of likeness between the samples of a batch.
+    """Mean squared difference of the two networks' similarity matrices of a batch.
 
-    A batch of one is like itself in both: loss 0.
+    For a batch of one sample the loss is 0.
 
     Shapes: f_s (B, ...), f_t (B, ...), of any sizes -> () loss.
     """
@@ -20,12 +20,13 @@ class Similarity(Loss):
 
     @staticmethod
     def _table(f):
+        """The similarity matrix G: (B, ...) -> (B, B)."""
         rows = f.flatten(1)  # (B, C, H, W) -> (B, CHW), whatever the memory format
         return unit(rows @ rows.T, dim=1)  # (B, B)
 
 
 class SimilarityMethod(Method):
-    """Samples that are alike in the teacher's last map are made alike in the student's."""
+    """The similarity matrix of the student's last map is matched to the teacher's."""
 
     weights = LossWeights(1.0, 0.0, 3000.0, "RepDistiller, scripts/run_cifar_distill.sh")
     reads = Reads(maps=True)

@@ -18,10 +18,14 @@ from models.reused import SimKD
 
 
 class SimKDMethod(Method):
-    """The student's last map projected onto the one that the teacher's classifier averages, and read by it.
+    """The student's projected last map is matched to the teacher's map before the average; the teacher's classifier
+    predicts from it.
 
-    The student's own classifier takes no part. Everything that the deployed network needs is in the state of student
-    and method: it is rebuilt without the teacher's weights.
+    The student's own classifier is not used. The state of student and method holds everything that the deployed network
+    needs, so it is rebuilt without the teacher's weights.
+
+    Raises:
+        UsageError: --beta 0, or a --factor above the teacher's channels; and as models.probe.pooled_shape.
     """
 
     weights = LossWeights(0.0, 0.0, 1.0, "SimKD, scripts/run_distill.sh")
@@ -48,7 +52,7 @@ class SimKDMethod(Method):
         with torch.no_grad():
             f_t = self.teacher[0].pooled_map(t.feats[-2])
         projected, target = self.projector(s.feats[-2], f_t)
-        with torch.no_grad():  # of this pass: another one would update BatchNorm's statistics twice
+        with torch.no_grad():  # from this pass: a second one would update BatchNorm's statistics again
             logits = self.classifier(projected.mean((2, 3)))
         return {"method": self.loss(projected, target), "logits": logits}
 

@@ -15,11 +15,11 @@ from models.norm import BatchNorm2d
 
 
 class SRRL(Loss):
-    """Squared differences of embeddings, and of the logits that the teacher's classifier makes of the student's.
+    """Mean squared differences of the embeddings, and of the logits that the teacher's classifier gives for them.
 
     Args:
         s_dim, t_dim: widths of the two embeddings.
-        classifier: the teacher's nn.Linear; a frozen copy is kept, through which the student gets its gradient.
+        classifier: the teacher's nn.Linear. The loss keeps a frozen copy, which passes the gradient to the student.
 
     Shapes: f_s (B, s_dim), f_t (B, t_dim) embeddings, z_t (B, K) logits -> () loss.
     """
@@ -35,7 +35,7 @@ class SRRL(Loss):
 
 
 class SRRLMethod(Method):
-    """The student's embedding made to mean to the teacher's classifier what the teacher's own does."""
+    """The student's embedding, and the teacher's classifier's logits for it, are matched to the teacher's."""
 
     weights = LossWeights(1.0, 1.0, 1.0, "SimKD's toolbox, scripts/run_distill.sh")
 

@@ -11,9 +11,9 @@ from models.features import Reads
 
 
 class Term(NamedTuple):
-    """weight * loss(s, t, batch), where the loss gives a 0-dim tensor or a dict of named ones (see Method.forward).
+    """weight * loss(s, t, batch), where the loss returns a 0-dim tensor or a dict of them (see Method.forward).
 
-    loss.reads (Reads) says what of the networks it reads.
+    loss.reads (Reads) says what the loss reads of the two networks.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Term(NamedTuple):
     loss: Callable
 
     def __call__(self, s, t, batch):
-        """({name of each part: its weighted value}, logits of a prediction of its own (B, K) or None)."""
+        """({name of each part: its weighted value, ()}, the loss's "logits" (B, K) or None)."""
         values = self.loss(s, t, batch)
         if not isinstance(values, dict):
             return {self.name: self.weight * values}, None
@@ -30,7 +30,7 @@ class Term(NamedTuple):
 
 
 class LogitKL(nn.Module):
-    """The KL term on the logits that alpha multiplies, whatever the method: DistillKL at temperature T."""
+    """The KL term on the logits that alpha multiplies for every method: DistillKL at temperature T."""
 
     reads = Reads(logits=True)
 
@@ -43,15 +43,16 @@ class LogitKL(nn.Module):
 
 
 def make_terms(criterion, opt=None, method=None, modifiers=()):
-    """The terms with a weight: gamma * criterion + alpha * KL + beta * method, and those of the modifiers.
+    """[Term]: gamma * criterion + alpha * KL + beta * method without terms of weight 0, then the modifiers' terms.
 
     Args:
         criterion: the task's loss on the labels.
-        opt: gamma, alpha, beta, kd_T; None: the criterion alone, by which teachers and students alone train.
-        modifiers: of the method, in the order in which they are built.
+        opt: gamma, alpha, beta, kd_T; None gives the criterion alone, for networks that train without distillation.
+        method: the Method, if there is one.
+        modifiers: its Modifiers, in the order in which they are built.
 
     Raises:
-        UsageError: no term has a weight; a modifier of the logits has nothing to act on.
+        UsageError: every weight is 0, or a modifier of the logits has no term to act on.
     """
     if opt is None:
         return [Term("ce", 1.0, criterion)]

@@ -19,21 +19,21 @@ from models.tuned import tuned_heads
 
 
 class TOFDLoss(Loss):
-    """At each exit of the two networks: distance of features, cross-entropy and cross-entropy with the teacher.
+    """Feature distance, cross-entropy, and cross-entropy with the teacher's probabilities, summed over the exits.
 
-    The links W_i that bring the student's features to the teacher's width belong to the loss, and are kept close to
-    orthogonal. Without `widths` they are made at the first call, too late for an optimiser or a state_dict from before.
+    The links W_i map the student's features to the teacher's width. They are part of the loss, which keeps them close
+    to orthogonal. Without `widths` the first call creates them, too late for an optimiser or state_dict made before it.
 
     Args:
         alpha: weight of the features' distance.
         beta: weight of the links' distance from orthogonality.
         widths: (d_s, d_t) of the features of each exit.
-        per_sample: average the distances of the samples, instead of the published norm of the whole batch's
-            difference, which grows like sqrt(B).
+        per_sample: average the samples' distances, instead of the published norm of the whole batch's difference,
+            which grows like sqrt(B).
 
     Shapes: lists over the exits, in one order: student's features (B, d_s), teacher's (B, d_t), logits of both (B, K);
-    then target (B,) classes, T the temperature of this epoch -> () loss. There are as many exits as the student has
-    features; what other lists hold beyond that is not read. The teacher gets no gradient.
+    then target (B,) classes, T the temperature of this epoch -> () loss. The student's features determine the number of
+    exits; further entries of the other lists are ignored. The teacher gets no gradient.
     """
 
     def __init__(self, alpha=0.05, beta=0.03, widths=None, per_sample=False):
@@ -55,40 +55,44 @@ class TOFDLoss(Loss):
         return loss
 
     def distance(self, f_s, f_t):
-        """||f_s - f_t|| of the batch, or its mean over the samples: (B, D), (B, D) -> (). Zero has gradient zero."""
+        """||f_s - f_t|| of the batch, or its mean over the samples: (B, D), (B, D) -> (). At 0 the gradient is 0."""
         if self.per_sample:
             return torch.linalg.vector_norm(f_s - f_t, dim=1).mean()
         return torch.linalg.vector_norm(f_s - f_t)
 
 
 def orthogonality(weight):
-    """||W W^T - I|| + ||W^T W - I||, neither of them squared: W (d_t, d_s) -> (). Zero has gradient zero."""
+    """||W W^T - I|| + ||W^T W - I||, not squared: W (d_t, d_s) -> (). At 0 the gradient is 0."""
     grams = weight @ weight.T, weight.T @ weight
     return sum(torch.linalg.vector_norm(g - torch.eye(len(g), dtype=g.dtype, device=g.device)) for g in grams)
 
 
 def soft_cross_entropy(z_s, z_t, T):
-    """Cross-entropy of the tempered probabilities, without T^2: z_s, z_t (B, K) -> (), averaged over the batch."""
+    """Cross-entropy of the probabilities at temperature T, without T^2, batch mean: z_s, z_t (B, K) -> ()."""
     return F.cross_entropy(z_s / T, F.softmax(z_t / T, dim=1))
 
 
 def temperature(epoch, t=3.0):
-    """T of an epoch counted from 0: 1.012 in the first and 3.4 in the 200th as published (t = 3)."""
+    """The temperature T of an epoch, counted from 0. With the published t = 3: 1.012 in the first, 3.4 in the 200th."""
     return 1 + t / 250 * (epoch + 1)
 
 
 class TOFDMethod(Method):
-    """Exits through separable convolutions on the early stages of both networks, and their ends as the last exit.
+    """Auxiliary classifiers (exits) of separable convolutions on the early stages of both networks; the final
+    classifiers are the last exit.
 
-    The teacher's exits come from train_heads.py --head_type sepconv. The student's are dropped after training. The loss
-    has cross-entropy in it, so gamma and alpha are 0 and beta is 1; -a is --tofd_alpha.
+    train_heads.py --head_type sepconv trains the teacher's exits. The student's exits are not deployed. TOFDLoss
+    includes cross-entropy, so gamma and alpha are 0 and beta is 1; -a means --tofd_alpha.
 
-    A step costs 1.8 of kd's for a small student (results/speed.md): exits on both networks, the student's with a
-    backward pass.
+    A step takes 1.8 times as long as kd's for a small student (results/speed.md): both networks have exits, and the
+    student's need a backward pass.
 
-    The published CIFAR ResNets have a fourth exit beside the final classifier, on the same map, and their lists of
-    logits and of features are shifted against each other by it: --tofd_faithful 1 has that extra exit and that shift,
-    on any network, and nothing else of the published ones.
+    The published CIFAR ResNets have a fourth exit beside the final classifier, on the same map. It shifts their list of
+    logits against their list of features. --tofd_faithful 1 restores that exit and that shift, on any network, and
+    nothing else of the published networks.
+
+    Raises:
+        UsageError: no stage is left for an exit, or --tofd_faithful with --head_stages; and as tuned_heads.
     """
 
     weights = LossWeights(0.0, 0.0, 1.0, "DIH's TOFD: alpha 0.05, beta 0.03, t 3 within",
@@ -133,7 +137,7 @@ class TOFDMethod(Method):
         return self.loss(feats_s, feats_t, z_ss, z_ts, batch.target, T)
 
     def _exits(self, heads, features):
-        """Features and logits of the exits, deep to shallow, the network's own end first."""
+        """Features [(B, D)] and logits [(B, K)] of the exits, deep to shallow, the final classifier's first."""
         feats, logits = heads.features(features.maps)
         ends = [] if self.faithful else [features.embedding]
         return [*ends, *reversed(feats)], [features.logits, *reversed(logits)]

@@ -15,14 +15,14 @@ from models.features import Reads
 
 
 class VIDLoss(Loss):
-    """Negative log-likelihood of the teacher's map under a Gaussian whose mean is regressed from the student's.
+    """Negative log-likelihood of the teacher's map under a Gaussian whose mean is regressed from the student's map.
 
-    The mean comes from three 1x1 convolutions, the variance is one trained number per channel. The constant
-    ln(2 pi) / 2 is left out, so the loss may be negative.
+    Three 1x1 convolutions give the mean; the variance is one trained number per channel. The constant ln(2 pi) / 2 is
+    omitted. The loss may be negative.
 
     Args:
-        c_s, c_mid, c_t: channels of the student's map, between the convolutions, of the teacher's map.
-        init_pred_var: variance at the start.
+        c_s, c_mid, c_t: channels of the student's map, between the convolutions, and of the teacher's map.
+        init_pred_var: initial variance.
         eps: smallest variance.
 
     Shapes: f_s (B, c_s, H_s, W_s), f_t (B, c_t, H_t, W_t) -> () loss. The larger map is average-pooled.
@@ -43,14 +43,14 @@ class VIDLoss(Loss):
 
 
 class VIDMethod(Method):
-    """The information that the student's stages hold about the teacher's, bounded from below and raised."""
+    """Maximises a lower bound of the mutual information between the student's and the teacher's stage maps."""
 
     weights = LossWeights(1.0, 0.0, 1.0, "RepDistiller, scripts/run_cifar_distill.sh; SimKD's toolbox uses 1, 1, 1")
     reads = Reads(maps=True)
 
     def __init__(self, student, teacher, opt):
         super().__init__(student, teacher, opt)
-        # From the shallow end; the surplus of the network with more stages is left out, as published.
+        # Stages are paired from the shallowest one; if one network has more, its deepest are ignored, as published.
         pairs = zip(self.s_shapes[1:-1], self.t_shapes[1:-1], strict=False)
         self.losses = nn.ModuleList(VIDLoss(s_shape[0], t_shape[0], t_shape[0]) for s_shape, t_shape in pairs)
 

@@ -1,4 +1,4 @@
-"""A frozen network made ready to be run many times: BatchNorm folded into convolutions, weights cast once."""
+"""Prepares a frozen network for many forward passes: folds BatchNorm into convolutions, casts weights once."""
 import sys
 from collections import Counter
 from copy import deepcopy
@@ -12,26 +12,26 @@ from torch.utils._pytree import tree_leaves
 from errors import UsageError
 from helper.device import PRECISIONS
 
-TOLERANCE = 1e-6  # of a feature's largest value: far above the rounding of float64, in which folding is checked
+TOLERANCE = 1e-6  # relative to a feature's largest value; far above float64's rounding, in which folding is checked
 
 
 def prepare_teacher(teacher, device, image_size):
-    """A copy of a network that gives the same features and logits, up to rounding, for less work.
+    """A copy of a network that computes the same features and logits, up to rounding, with less work.
 
-    Each BatchNorm that reads a convolution is folded into it; others stay, in float32. Convolutions and linear layers
-    hold their weights in the device's precision, to which autocast would else cast them again in every step. It is run
-    as the original is, in device.autocast().
+    Each BatchNorm that is the only consumer of a convolution is folded into it; other BatchNorms stay, in float32.
+    Convolutions and linear layers hold their weights in the device's precision; otherwise autocast would cast them in
+    every step. Run the copy as the original, in device.autocast().
 
-    Prepare it after the method is built, for the objective alone: methods copy the classifier, in float32, and
-    weights_hash is of the original.
+    Prepare the copy after the method is built, for the objective only: methods copy the classifier in float32, and
+    weights_hash is the original's.
 
     Args:
-        teacher: a network of the zoo, which is left as it is; None gives None.
+        teacher: a network of the zoo, which is not changed; None returns None.
         device: helper.device.Device.
         image_size: of the images to come, in pixels.
 
     Returns:
-        The copy, frozen and in eval mode, with the original's class, contract and layers' names.
+        The copy, frozen and in eval mode, with the original's class, forward contract and layer names.
     """
     if teacher is None:
         return None
@@ -44,10 +44,12 @@ def prepare_teacher(teacher, device, image_size):
 
 @torch.no_grad()
 def fold_norms(model, image_size):
-    """A frozen copy of `model`, in eval mode, whose foldable BatchNorms are nn.Identity.
+    """A frozen copy of `model`, in eval mode, whose foldable BatchNorms are replaced by nn.Identity.
 
-    Computed, and checked on one image of noise, in float64. Should the check fail, which takes a network that runs
-    other layers for other images, the copy has every BatchNorm and a note is printed.
+    Folding is computed in float64 and checked in float64 on one image of noise. If the check fails (weights that are
+    not finite, or a network whose layers depend on the image), the copy keeps every BatchNorm and a note is printed.
+
+    image_size: of the images to come, in pixels.
     """
     plain = deepcopy(model).eval().requires_grad_(False)
     folded = deepcopy(plain).double()
@@ -66,7 +68,7 @@ def fold_norms(model, image_size):
 
 
 def _outputs(model, images):
-    """All that `model` can give: maps, those before the ReLU where it has them, embedding and logits."""
+    """All outputs of `model`: maps, embedding, the same with maps before the ReLU if it has these, and logits."""
     feats, logits = model(images, is_feat=True)
     try:
         before, _ = model(images, is_feat=True, preact=True)
@@ -79,7 +81,7 @@ def _foldable(model, images):
     """[(name of a convolution, name of a BatchNorm)] where the BatchNorm is the only consumer of the convolution's
     output, and reads nothing else, in every call."""
     names = {layer: name for name, layer in model.named_modules()}
-    made, read, calls = {}, [], Counter()  # made: {id of a tensor: (it, so that the id stays its own, its layer)}
+    made, read, calls = {}, [], Counter()  # made: {id of a tensor: (the tensor, to keep its id in use, its layer)}
 
     def after_convolution(layer, args, output):
         made[id(output)] = output, layer
@@ -101,7 +103,7 @@ def _foldable(model, images):
 
 
 class _Readers(TorchDispatchMode):
-    """While entered, counts for every tensor, by its id, the operations that read it."""
+    """A context that counts the operations that read each tensor, by the tensor's id."""
 
     def __init__(self):
         super().__init__()
@@ -110,7 +112,7 @@ class _Readers(TorchDispatchMode):
     def see(self, values):
         tensors = [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
         self.count.update(map(id, tensors))
-        self.kept += tensors  # so that no id is given again
+        self.kept += tensors  # so that no id is used again
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.see((args, kwargs))

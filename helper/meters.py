@@ -9,8 +9,11 @@ _NEVER = 2**62
 class Meters:
     """Sample-weighted sums of the loss terms and of the task's hits since `reset`.
 
-    `update` only queues operations on the device; `read` is the synchronisation point. The first step at which a term
-    was not finite is remembered on the device too.
+    `update` only queues operations on the device; `read` is the synchronisation point. The device also records the
+    first step at which a term was not finite.
+
+    Args:
+        device: torch.device. task: a task of the package tasks.
     """
 
     def __init__(self, device, task):
@@ -18,16 +21,17 @@ class Meters:
         self.reset()
 
     def reset(self):
+        """Sets all sums to zero and forgets the names of the terms."""
         self.names, self.step = [], 0
         self.sums = self.bad_step = None
         self.correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.samples = 0
-        self.seconds = 0.0  # spent on these steps; kept here so that an interrupted epoch's time adds up
+        self.seconds = 0.0  # spent on these steps; saved with the sums, for the time of an interrupted epoch
 
     def update(self, losses, batch):
-        """Add a batch (dataset.Batch): losses is an Objective's Losses.
+        """Adds a batch. losses: an Objective's Losses. batch: dataset.Batch.
 
-        Raises UsageError if the terms are not those of the steps before.
+        Raises UsageError if the terms differ from those of the steps before.
         """
         values = torch.stack([term.detach().float() for term in losses.terms.values()])  # (terms,)
         if self.sums is None:
@@ -44,10 +48,10 @@ class Meters:
         self.samples += len(batch.target)
 
     def read(self):
-        """{'loss', the task's metric in %, 'loss_<term>' ...}, averages over the samples so far.
+        """{'loss': the sum of the terms, the task's metric in %, 'loss_<term>' ...}: averages over the samples so far.
 
         Raises:
-            UsageError: a term was not finite; names it and the step, counted from 1 in this epoch.
+            UsageError: a term was not finite. The message names the term and the step, counted from 1 in this epoch.
         """
         bad = {name: step for name, step in zip(self.names, self.bad_step.tolist(), strict=True) if step < _NEVER}
         if bad:
@@ -63,5 +67,6 @@ class Meters:
         return {key: value for key, value in vars(self).items() if key not in ("device", "task")}
 
     def load_state_dict(self, state):
+        """Continues from the `state_dict` of another Meters."""
         for key, value in state.items():
             setattr(self, key, value.to(self.device) if isinstance(value, torch.Tensor) else value)

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines elsewhere."""
+"""The progress display of a run: a bar on a terminal, plain lines elsewhere."""
 import sys
 import time
 
@@ -9,10 +9,11 @@ class Progress:
     """One epoch's progress on standard error: images per second, the loss terms, and the time to the end of the run.
 
     Args:
-        title: what to call it, such as "epoch 3/240".
-        n_steps, first_step: the steps of the epoch, and how many of them an interrupted run had done.
-        epochs_left: epochs after this one, for the estimate of the whole run's end.
-        every: steps between two readings of the losses: each reading waits for the device.
+        title: the text in front, such as "epoch 3/240".
+        n_steps: steps of the epoch.
+        first_step: number of them that an interrupted run has done already.
+        epochs_left: epochs after this one, for the estimate of the time to the end of the run.
+        every: steps between two readings of the losses. Each reading waits for the device.
     """
 
     def __init__(self, title, n_steps, *, first_step=0, epochs_left=0, every=100):
@@ -23,7 +24,10 @@ class Progress:
         self.bar = tqdm(total=n_steps, initial=first_step, desc=title, leave=False, disable=not self.on_terminal)
 
     def advance(self, n_images, read):
-        """Count a step of `n_images`; every `every` steps, and at the last, show `read()`, the averages so far."""
+        """Counts a step of `n_images` images. Every `every` steps, and at the last one, it shows the averages so far.
+
+        read: () -> {name: average}, such as Meters.read.
+        """
         self.step += 1
         self.images += n_images
         self.bar.update()
@@ -37,7 +41,7 @@ class Progress:
             print(f"{self.title} [{self.step}/{self.n_steps}] {text}", file=sys.stderr, flush=True)
 
     def seconds(self):
-        """Since this epoch (or what is left of it) began."""
+        """Seconds since this epoch, or the rest of it after an interruption, began."""
         return time.perf_counter() - self.start
 
     def close(self):

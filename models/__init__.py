@@ -1,4 +1,4 @@
-"""Networks: the zoo and its registry, checkpoints of them, what a run deploys."""
+"""Networks: the zoo and its registry, their checkpoints, the network that a run deploys."""
 from models.checkpoint import read_checkpoint
 from models.loading import ModelCheckpoint, load_model, open_checkpoint
 from models.naming import name_from_path

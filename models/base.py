@@ -6,24 +6,25 @@ from torch.nn import functional as F
 class Backbone(nn.Module):
     """A stem, stages, an average over the last map, and a linear classifier.
 
-    A subclass names its classifier in `head` and implements `trunk`; where the classifier does not average the deepest
-    map itself, it overrides `ending` as well.
+    A subclass names its classifier in `head` and implements `trunk`. If the embedding is not the average of the deepest
+    map itself, the subclass also overrides `ending`.
 
     model(x)                             -> logits (B, K), from x (B, 3, H, W) of any size
     model(x, is_feat=True)               -> ([stem map, stage maps ..., embedding (B, D)], logits)
-    model(x, is_feat=True, preact=True)  -> the same with the stage maps before their ReLU, for the losses that match
-                                            signs or margins (AB, OFD)
-    model(x, is_feat=True, depth=2)      -> ([stem map, first stage's map], None): nothing beyond them is computed
+    model(x, is_feat=True, preact=True)  -> the same with the stage maps before their ReLU, for losses on signs or
+                                            margins (AB, OFD)
+    model(x, is_feat=True, depth=2)      -> ([stem map, first stage's map], None); the rest is not computed
     """
 
     name: str  # the registered name, set by models.create_model
     head = "fc"  # where the final nn.Linear is
 
     def trunk(self, x):
-        """x (B, 3, H, W) -> pairs (map, before), one after the other as they are computed.
+        """Yields pairs (map, before) of x (B, 3, H, W), as they are computed.
 
-        map: the stem's and each stage's (B, C, H, W). before: the next stage map before its ReLU, once it is known,
-        else None.
+        map: the stem's map, then each stage's (B, C, H, W).
+        before: a stage map before its ReLU, or None. The entries that are not None are the stage maps in order. An
+            entry may belong to an earlier map than the one beside it: wrn computes it in the next stage.
         """
         raise NotImplementedError
 
@@ -32,7 +33,10 @@ class Backbone(nn.Module):
         return self.ending(f)[0]
 
     def ending(self, f):
-        """(pooled map, the last stage map before its ReLU if trunk did not give it or None), from f as pooled_map."""
+        """(map whose average is the embedding, before), from f as in pooled_map.
+
+        before: the last stage map before its ReLU if `trunk` did not yield it, else None.
+        """
         return f, None
 
     def forward(self, x, is_feat=False, preact=False, depth=None):
@@ -53,14 +57,17 @@ class Backbone(nn.Module):
 
 
 class Stage(nn.Sequential):
-    """Blocks of one stage, each giving its output before the final ReLU. x -> (output, output before its ReLU)."""
+    """Blocks of one stage; each block returns its output before the final ReLU.
+
+    Shapes: x (B, C_in, H_in, W_in) -> (output (B, C, H, W), the same before its ReLU).
+    """
 
     def forward(self, x):
         *early, last = self
         for block in early:
             x = F.relu(block(x), inplace=True)
         before = last(x)
-        return F.relu(before), before  # not in place: `before` may be handed out
+        return F.relu(before), before  # not in place: callers may get `before`
 
 
 def conv3x3(c_in, c_out, stride=1, groups=1):
@@ -72,9 +79,9 @@ def conv1x1(c_in, c_out, stride=1, groups=1):
 
 
 def init_convolutions(model):
-    """Normal with std sqrt(2 / (k*k*C_out)) for every convolution (He et al. 2015, fan-out), zero for its bias.
+    """Draws every convolution's weights from a normal with std sqrt(2 / (k*k*C_out)) (He et al. 2015, fan-out).
 
-    BatchNorm (1, 0) and nn.Linear keep PyTorch's default.
+    Biases of convolutions become zero. BatchNorm (1, 0) and nn.Linear keep PyTorch's defaults.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

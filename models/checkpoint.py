@@ -1,7 +1,7 @@
-"""Writing a checkpoint file whole, and opening one without executing it.
+"""Writes a checkpoint file atomically, and reads one without executing its code.
 
-torch.load(weights_only=True) with a short allow-list, for what the published files hold besides tensors: old torch.save
-formats, argparse options and numpy scalars all load; anything else is refused.
+Reading uses torch.load(weights_only=True) with a short allow-list for what published files hold besides tensors. Old
+torch.save formats, argparse options and numpy scalars load; anything else is refused.
 """
 import argparse
 import re
@@ -17,7 +17,10 @@ from files import writing
 
 
 def save_checkpoint(path, checkpoint):
-    """torch.save, atomically. `checkpoint` holds tensors and plain values only."""
+    """torch.save, atomically. `checkpoint` holds tensors and plain values only.
+
+    Raises UsageError, keeping the file that was there, if the file cannot be written.
+    """
     try:
         with writing(path) as file:
             torch.save(checkpoint, file)
@@ -27,16 +30,16 @@ def save_checkpoint(path, checkpoint):
 
 
 def read_checkpoint(path):
-    """The dict in a checkpoint file, on the CPU. A directory stands for its newest checkpoint (find_checkpoint).
+    """The dict in a checkpoint file, on the CPU. For a directory, its newest checkpoint (find_checkpoint).
 
-    Raises UsageError for a missing, empty, truncated or foreign file, and for one that could run code when loaded.
+    Raises UsageError if the file is missing, empty, truncated or foreign, or if loading it could run code.
     """
     path = find_checkpoint(path)
     if path.stat().st_size == 0:
         raise UsageError(f"{path} is empty: copy or train it again")
     try:
         with torch.serialization.safe_globals(_allowed_globals()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of foreign pickle protocols, just before the load fails
+            warnings.simplefilter("ignore")  # about foreign pickle protocols; the load then fails
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # foreign bytes fail in any way: KeyError, struct.error, EOFError ...
         raise UsageError(_why_unreadable(path, error)) from error
@@ -46,8 +49,9 @@ def read_checkpoint(path):
 
 
 def find_checkpoint(path):
-    """The file that path names. For a directory: last.pth, the newest ckpt_epoch_N.pth, *_last.pth or *best.pth in it.
+    """The checkpoint file at `path`.
 
+    For a directory, the first that exists of: last.pth, the newest ckpt_epoch_N.pth, *_last.pth, *_best.pth, best.pth.
     Raises UsageError if there is none.
     """
     path = Path(path)
@@ -70,9 +74,9 @@ def _epoch(file):
 
 
 def _allowed_globals():
-    """argparse options, numpy scalars and arrays: their constructors run no code of the file's choosing.
+    """Constructors of argparse options, numpy scalars and numpy arrays. They run no code from the file.
 
-    numpy's are listed under the module names of numpy 1 and 2, as either may have written the file.
+    numpy's are listed under the module names of numpy 1 and of numpy 2, because either may have written the file.
     """
     functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
     spelled = [(function, f"numpy.{core}.multiarray.{name}")
@@ -84,7 +88,7 @@ def _allowed_globals():
 def _why_unreadable(path, error):
     if isinstance(error, PermissionError):
         return f"{path} cannot be opened: permission denied"
-    wanted = re.search(r"GLOBAL (\S+)", str(error))  # how torch names what its unpickler was asked to import
+    wanted = re.search(r"GLOBAL (\S+)", str(error))  # torch's message for what the file asks to import
     if wanted:
         return f"{path} is refused: it holds a {wanted[1]}, and loading that could run code; save its state_dict alone"
     with open(path, "rb") as file:

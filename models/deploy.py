@@ -1,7 +1,7 @@
-"""What a run deploys - evaluates, exports and uses as the next teacher - as data in its checkpoint.
+"""The network that a run deploys (evaluates, exports, uses as the next teacher), as data in its checkpoint.
 
-A Deployment names a kind of network, its plain settings, and where the trained parts besides the student are in the
-checkpoint. The same kind is assembled of live modules while a run trains, and rebuilt from a file afterwards, without
+A Deployment names a kind of network, its plain settings, and the place of the trained parts besides the student in the
+checkpoint. `assemble` makes that network of live modules while a run trains; `rebuild` makes it from a file, without
 the method, the teacher or the command line.
 """
 from copy import copy
@@ -18,8 +18,12 @@ from models.shared_head import TeacherHead
 
 
 class Deployment(NamedTuple):
-    """kind: a key of KINDS. spec: its plain settings. parts: {name: path}, where each trained part is among the
-    checkpoint's modules, such as "method.projector"."""
+    """What a run deploys, as plain data.
+
+    kind: a key of KINDS.
+    spec: its plain settings.
+    parts: {name: path} of each trained part among the checkpoint's modules, such as "method.projector".
+    """
 
     kind: str = "student"
     spec: dict = {}  # noqa: RUF012 - never changed
@@ -27,13 +31,15 @@ class Deployment(NamedTuple):
 
     @property
     def is_student(self):
-        """Is it the student itself, as its own weights alone tell?"""
+        """Whether the student's own weights alone make the deployed network."""
         return self.kind == "student" or (self.kind == "shared_head" and not self.spec["th_weight"])
 
 
 class Kind:
-    """How one kind of deployed network comes about. `make` builds its parts, untrained, from the spec; `join` puts
-    student and parts together, sharing their tensors."""
+    """One kind of deployed network.
+
+    make(spec) -> {name: untrained part}. join(spec, student, **parts) -> the network, which shares their tensors.
+    """
 
     @staticmethod
     def make(spec):
@@ -45,7 +51,7 @@ class Kind:
 
 
 class ReusedKind(Kind):
-    """SimKD: spec {s_channels, t_channels, factor, t_size, image_size, classes, bias}; parts projector, classifier."""
+    """SimKD. spec: {s_channels, t_channels, factor, t_size, image_size, classes, bias}; parts projector, classifier."""
 
     @staticmethod
     def make(spec):
@@ -58,9 +64,12 @@ class ReusedKind(Kind):
 
 
 class SharedHeadKind(Kind):
-    """METHOD+th: spec {width (of the student's embedding), t_width, classes, bias, trained (has the adapter, if any,
-    learned?), th_weight}; part head, a TeacherHead. th_weight 0 is the student's own head, 1 the teacher's, between
-    them a mixture of their probabilities."""
+    """METHOD+th. Its part is head, a TeacherHead.
+
+    spec: {width and t_width (of the student's and the teacher's embedding), classes, bias, trained (False if the head
+    has an adapter that was not trained), th_weight (0: the student's own head predicts, 1: the teacher's head, between
+    them a mixture of their probabilities)}.
+    """
 
     @staticmethod
     def make(spec):
@@ -78,18 +87,20 @@ KINDS = {"student": Kind, "reused_classifier": ReusedKind, "shared_head": Shared
 
 
 def assemble(deployment, student, owner):
-    """The deployed network of live modules, sharing their tensors.
+    """The deployed network, made of live modules whose tensors it shares.
 
-    owner: an nn.Module in which the paths of `deployment.parts` are sub-modules (helper.objective.Objective).
+    student: the live student.
+    owner: an nn.Module in which the paths of `deployment.parts` are sub-modules (helper.optim.Learned).
     """
     parts = {name: owner.get_submodule(path) for name, path in deployment.parts.items()}
     return KINDS[deployment.kind].join(deployment.spec, student, **parts)
 
 
 def rebuild(deployment, student, checkpoint):
-    """The deployed network from a checkpoint: `student` is built, the parts are filled from its entries.
+    """The deployed network from a checkpoint. An adapter is folded into its classifier.
 
-    An adapter is folded into the classifier behind it.
+    student: the network with its weights loaded.
+    checkpoint: the file's dict, from which the parts are loaded.
     """
     kind = KINDS[deployment.kind]
     parts = kind.make(deployment.spec)
@@ -106,8 +117,8 @@ def rebuild(deployment, student, checkpoint):
 def choose_head(deployment, th_weight, path):
     """The Deployment of a METHOD+th run with another weight of the teacher's head, from 0 to 1.
 
-    Raises UsageError, naming the checkpoint's `path`, for other runs, for methods that predict in their own way, whose
-    spec has `beside_head`, and for a head whose adapter never learned.
+    Raises UsageError, naming the checkpoint's `path`: for a run without +th; for a weight above 0 where the method
+    predicts in its own way (its spec has `beside_head`) or where the head's adapter was not trained.
     """
     if deployment.spec.get("beside_head"):
         if th_weight:
@@ -122,7 +133,10 @@ def choose_head(deployment, th_weight, path):
 
 
 def head_weight(th_inference, validation_th_weight):
-    """The weight of the teacher's head in the prediction, from the two flags. Raises UsageError if they disagree."""
+    """The weight of the teacher's head in the prediction, 0 to 1, from the two flags.
+
+    Raises UsageError if they contradict each other.
+    """
     if th_inference and validation_th_weight not in (0, 1):
         raise UsageError(f"--th_inference 1 lets the teacher's head predict alone, --validation_th_weight "
                          f"{validation_th_weight:g} not: give one of them")
@@ -130,14 +144,14 @@ def head_weight(th_inference, validation_th_weight):
 
 
 def check_head_weight(th_weight, trained):
-    """Raises UsageError where a head that never learned is to predict."""
+    """Raises UsageError if the teacher's head predicts (th_weight > 0) through an adapter that was not trained."""
     if th_weight and not trained:
         raise UsageError("--delta 0 leaves the adapter before the teacher's head untrained, which is to predict: "
                          "give --delta a value")
 
 
 def with_head(student, head):
-    """A network that shares all of the student's layers but its classifier, which is `head`."""
+    """A network with the classifier `head` that shares all other layers with the student."""
     return _replaced(unwrap(student), unwrap(student).head.split("."), head)
 
 
@@ -150,7 +164,9 @@ def _replaced(module, path, layer):
 
 
 class Mixture(nn.Module):
-    """A student and the two classifiers on its embedding, their probabilities mixed. Shares all three.
+    """A student that predicts by a mixture of its own classifier's and the teacher's head's probabilities.
+
+    It shares the tensors of student and head. th_weight: of the head, above 0 and at most 1.
 
     Shapes: images (B, 3, H, W) -> logits (B, K), the logarithm of the mixed probabilities.
     """
@@ -166,7 +182,10 @@ class Mixture(nn.Module):
 
 
 def mixture(z_s, z_th, th_weight):
-    """log((1 - w) p_s + w p_th), p = softmax(z), w = th_weight in (0, 1]. Shapes: (B, K), (B, K) -> (B, K)."""
+    """log((1 - w) p_s + w p_th), p = softmax(z), w = th_weight in (0, 1]. Shapes: (B, K), (B, K) -> (B, K).
+
+    For w = 1 it is z_th itself, which differs from the formula by a constant per sample.
+    """
     if th_weight == 1:
         return z_th
     log_p_s, log_p_th = (F.log_softmax(z.float(), dim=1) for z in (z_s, z_th))

@@ -1,6 +1,7 @@
-"""Checkpoints that earlier versions of this project wrote, as today's.
+"""Converts checkpoints of earlier versions of this project to the present format.
 
-They said what a run deploys by the options of its method, and kept a modifier's state within the method's.
+Earlier versions described the deployed network by the options of its method, and kept a modifier's state within the
+method's state.
 """
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ WITH_HEAD = {"kdth": "kd+th", "kdeth": "kde+th", "crdth": "crd+th"}
 
 
 def updated(raw):
-    """The dict of a checkpoint with the entries `deployment` and `modifiers`; other files than ours unchanged."""
+    """The dict of a checkpoint with the entries `deployment` and `modifiers`. Foreign files are unchanged."""
     options = raw.get("options")
     if "deployment" in raw or not isinstance(options, Mapping) or not {"arch", "num_classes"} <= raw.keys():
         return raw

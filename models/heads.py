@@ -1,8 +1,8 @@
-"""Classifiers on the stage maps of a network: DIH's (flat), MHKD's (conv) and TOFD's (sepconv).
+"""Auxiliary classifiers (heads) on the stage maps of a network: DIH's (flat), MHKD's (conv) and TOFD's (sepconv).
 
 Their papers: arXiv 2103.00497, arXiv 2012.02911, NeurIPS 2020 (Task-Oriented Feature Distillation). Each head is an
-nn.Module, map (B, C, H, W) -> logits (B, K); conv's layers have their published names. `Heads` holds the heads of
-several stages.
+nn.Module, map (B, C, H, W) -> logits (B, K). The layers of conv heads have their published names. `Heads` holds the
+heads of several stages.
 """
 from copy import deepcopy
 from itertools import pairwise
@@ -16,14 +16,14 @@ from models.norm import BatchNorm2d
 
 
 class FlatHead(nn.Module):
-    """One linear layer on the whole map, every position having weights of its own.
+    """One linear layer on the flattened map.
 
     Args:
-        shape: (C, H, W) of the map; another size does not fit the weights.
+        shape: (C, H, W) of the map; the weights fit this size only.
         num_classes: K.
-        pool: first average a map larger than pool x pool to that size. None, as published, takes the whole map, and
-            early in a network costs more than the network: after resnet8's first stage 1.6 million weights at K = 100,
-            to resnet8's own 84 thousand.
+        pool: a map larger than pool x pool is first average-pooled to that size. None, as published, uses the whole
+            map. Early in a network the head then has more weights than the network: after resnet8's first stage 1.6
+            million at K = 100, while resnet8 has 84 thousand.
 
     Shapes: f (B, C, H, W) -> logits (B, K).
     """
@@ -49,8 +49,8 @@ def _average_pool(size, pooled):
 class ConvHead(nn.Module):
     """Two 3x3 convolutions of 256 channels, a global average, a linear layer of 256 units and the classifier.
 
-    The convolutions are not padded, except where the map would vanish: the first one below 5x5, as published for
-    ResNet34's 4x4, and the second one too below 3x3.
+    The convolutions are padded only where the map would vanish: the first one for maps below 5x5, as published for
+    ResNet34's 4x4, and the second one for maps below 3x3.
 
     Args:
         shape: (C, H, W) of the map.
@@ -76,8 +76,10 @@ class ConvHead(nn.Module):
 
 
 class SepConv(nn.Sequential):
-    """Two depthwise-separable convolutions that halve the map: (B, c_in, H, W) -> (B, c_out, H/2, W/2), sides rounded
-    up."""
+    """Two depthwise-separable convolutions that halve the map.
+
+    Shapes: f (B, c_in, H, W) -> (B, c_out, H/2, W/2), rounded up.
+    """
 
     def __init__(self, c_in, c_out):
         super().__init__(
@@ -87,15 +89,15 @@ class SepConv(nn.Sequential):
 
 
 class SepConvHead(nn.Module):
-    """SepConvs through the widths of the stages that follow, a global average and one linear layer.
+    """One SepConv per following stage, with that stage's width, then a global average and one linear layer.
 
-    The last stage has no stage behind it, hence no SepConv: it is averaged and classified.
+    The head of the last stage has no SepConv: average and linear layer only.
 
     Args:
-        shapes: (C, H, W) of the map, and of the map of every stage behind it; D is the last one's C.
+        shapes: (C, H, W) of the map and of every following stage's map; D is the last one's C.
         num_classes: K.
 
-    Shapes: f (B, C, H, W) -> logits (B, K); `feature` stops before the linear layer, at (B, D).
+    Shapes: f (B, C, H, W) -> logits (B, K); `feature` returns the input of the linear layer, (B, D).
     """
 
     def __init__(self, shapes, num_classes):
@@ -112,7 +114,7 @@ class SepConvHead(nn.Module):
         return self.linear(self.feature(f))
 
 
-HEAD_TYPES = {  # each from the shapes of its map and of those behind it, the number of classes, and FlatHead's pool
+HEAD_TYPES = {  # arguments: shapes of the map and of the following stages' maps, number of classes, FlatHead's pool
     "flat": lambda shapes, num_classes, pool: FlatHead(shapes[0], num_classes, pool),
     "conv": lambda shapes, num_classes, pool: ConvHead(shapes[0], num_classes),
     "sepconv": lambda shapes, num_classes, pool: SepConvHead(shapes, num_classes),
@@ -120,23 +122,24 @@ HEAD_TYPES = {  # each from the shapes of its map and of those behind it, the nu
 
 
 class Heads(nn.ModuleDict):
-    """One classifier on each of several stages: heads["2"] is that of stage 2, and its keys begin with "2.".
+    """One auxiliary classifier on each of several stages. heads["2"] is stage 2's; its state_dict keys begin with "2.".
 
     Args:
         shapes: (C, H, W) of every stage map, shallow to deep: feature_shapes(model, image_size)[1:-1].
-        stages: which stages get a head, 1 being the shallowest, in any order; None for all.
+        stages: the stages that get a head, in any order, counted from 1, the shallowest; None for all.
         num_classes: K.
         kind: a key of HEAD_TYPES.
-        pool: of flat heads; see FlatHead.
+        pool: FlatHead's, for flat heads only.
 
-    All but num_classes are kept as attributes; `stages` as a sorted list.
+    All but num_classes are attributes; `stages` is a sorted list.
 
-    Shapes: maps, a list of the stages' (B, C, H, W), as in Features.maps, at least as far as the deepest head -> list
+    Shapes: maps, a list of the stage maps (B, C, H, W), as in Features.maps, up to the deepest head's at least -> list
         of logits (B, K), shallow to deep.
 
     Raises:
-        UsageError: no stages, one that does not exist or is named twice, an unknown kind, a pool for another kind
-            than flat.
+        UsageError: no stages, a stage that does not exist or is named twice, an unknown kind, or a pool for another
+            kind than flat.
+        ValueError (when called): too few or too many maps.
     """
 
     def __init__(self, shapes, stages, num_classes, kind="flat", pool=None):
@@ -164,7 +167,7 @@ class Heads(nn.ModuleDict):
         return [(self[str(stage)], maps[stage - 1]) for stage in self.stages]
 
     def only(self, stages):
-        """A copy with the heads of some of these stages. Raises UsageError for a stage that has none."""
+        """A copy with the heads of `stages` only; None for all. Raises UsageError for a stage without a head."""
         chosen = deepcopy(self)
         chosen.stages = _checked_stages({stage: self.shapes[stage - 1] for stage in self.stages}, stages)
         for stage in set(self.stages) - set(chosen.stages):
@@ -173,7 +176,7 @@ class Heads(nn.ModuleDict):
 
 
 def _checked_stages(shapes, stages):
-    """`stages`, sorted, all of {stage: shape} where None; raises UsageError, naming those that exist."""
+    """`stages`, sorted; None gives all of `shapes`, {stage: shape}. Raises UsageError, naming the existing ones."""
     if stages is None:
         return list(shapes)
     existing = ", ".join(f"{stage} ({'x'.join(map(str, shape))})" for stage, shape in shapes.items())

@@ -1,4 +1,4 @@
-"""Networks from checkpoints: our own runs', RepDistiller's, SimKD's, HeadSharingKD's, or a bare state_dict."""
+"""Networks from checkpoints of our own runs, of RepDistiller, SimKD and HeadSharingKD, or from a bare state_dict."""
 import dataclasses
 from argparse import Namespace
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ from models.shared_head import TeacherHead, set_classifier
 STATE_KEYS = ("model", "state_dict", "net")
 OPTION_KEYS = ("options", "opt")
 ACCURACY_KEYS = ("best_acc", "accuracy", "acc", "best_acc1", "best_prec1")  # ours is "accuracy"
-# Of DataParallel, torch.compile, and HeadSharingKD's student beside a teacher's head, whose own entries are HEAD's.
+# Prefixes of DataParallel, torch.compile, and HeadSharingKD's student. HEAD is the prefix of its teacher's head.
 WRAPPERS = ("module.", "_orig_mod.", "model_s.")
 HEAD = "t_head."
-COUNTER = "num_batches_tracked"  # of BatchNorm; files older than PyTorch 0.4.1 lack it
+COUNTER = "num_batches_tracked"  # BatchNorm's counter; files older than PyTorch 0.4.1 lack it
 HOW_TO_NAME = ("with the script's flag for it, if it has one (--model_t, --model, --model_a, --model_b), or by calling "
                "its file or directory after it, such as resnet8x4.pth")
 
 
 @dataclasses.dataclass
 class ModelCheckpoint:
-    """A network's weights and what their file tells of it; None is for what it does not tell."""
+    """A network's weights, and what their file says of the network. None where the file says nothing."""
 
     path: Path
     state: dict  # the network's state_dict, without prefixes of wrappers
@@ -39,14 +39,14 @@ class ModelCheckpoint:
     imagenet: bool | None  # create_model's flag
     num_classes: int | None
     accuracy: float | None  # top-1 on the test images, %
-    deployment: Deployment  # what the run evaluated: of a foreign file, its network
+    deployment: Deployment  # the network that the run evaluated; for a foreign file, the network in it
     raw: dict  # the whole file
 
     def build(self, num_classes=None, name=None, imagenet=None):
-        """The network with these weights, whatever the run deployed: float32, on the CPU, in training mode.
+        """The network with these weights (not what the run deployed): float32, on the CPU, in training mode.
 
-        num_classes: how many the caller needs; None takes what the weights have.
-        name, imagenet: the architecture, overriding what the file tells.
+        num_classes: the number that the caller needs; None takes the number that the weights have.
+        name, imagenet: the architecture, overriding the file's.
         Raises UsageError if the architecture is unknown or does not fit, the number of classes differs, or a weight is
         not finite.
         """
@@ -81,19 +81,25 @@ class ModelCheckpoint:
 
 
     def deployed(self, num_classes=None, name=None, imagenet=None):
-        """What the run evaluated, with its weights: the network, or what the method made of it. Arguments and errors
-        are build's."""
+        """The network that the run evaluated, with its weights: the student, or what its Deployment makes of it.
+
+        Arguments and errors are those of `build`.
+        """
         return rebuild(self.deployment, self.build(num_classes, name, imagenet), self.raw)
 
     def choosing(self, th_weight):
-        """The same checkpoint of METHOD+th, deployed with another weight of the teacher's head, 0 to 1 (choose_head).
+        """This checkpoint of METHOD+th with another weight of the teacher's head, 0 to 1.
 
-        Raises UsageError for another run."""
+        Raises UsageError as models.deploy.choose_head does.
+        """
         return dataclasses.replace(self, deployment=choose_head(self.deployment, th_weight, self.path))
 
 
 def open_checkpoint(path):
-    """The ModelCheckpoint of a file, or of a directory's newest file. Raises UsageError as read_checkpoint does."""
+    """The ModelCheckpoint of a file, or of a directory's newest file.
+
+    Raises UsageError as read_checkpoint does, and for a file without weights or with a teacher's heads.
+    """
     path = find_checkpoint(path)
     raw = updated(read_checkpoint(path))
     if "heads" in raw or raw.get("record", {}).get("kind") == "heads":  # what train_heads.py writes, and its run
@@ -121,21 +127,21 @@ def open_checkpoint(path):
 def load_model(path, num_classes=None, name=None, imagenet=None):
     """The network that a checkpoint's run evaluated, with its weights: float32, on the CPU, in training mode.
 
-    Arguments and errors are ModelCheckpoint.build's.
+    Arguments and errors are those of ModelCheckpoint.build and open_checkpoint.
     """
     return open_checkpoint(path).deployed(num_classes, name, imagenet)
 
 
 def count_classes(state, name, imagenet=False):
-    """Rows of the classifier in a state_dict of network `name`, or None if it has no such classifier."""
+    """Number of rows of the classifier in a state_dict of network `name`, or None if the classifier is not in it."""
     key = _classifier_key(name, imagenet)
     return len(state[key]) if key in state else None
 
 
 def _open_adapter(model, state, prefix):
-    """Gives the model the classifier behind an adapter that a state_dict with adapter.weight belongs to.
+    """Replaces the model's classifier by a TeacherHead with an adapter, to load a state_dict with adapter.weight.
 
-    prefix: of the classifier's names in the state_dict.
+    prefix: prefix of the classifier's keys in the state_dict.
     """
     own = get_classifier(model)
     classes, width = state[prefix + "weight"].shape
@@ -143,13 +149,13 @@ def _open_adapter(model, state, prefix):
 
 
 def has_imagenet_layout(state, name):
-    """Whether a state_dict of ResNet18 ... ResNet152 is torchvision's rather than that of the CIFAR stem."""
+    """Whether a state_dict of ResNet18 ... ResNet152 has torchvision's layout, not the CIFAR stem's."""
     return canonical(name) in IMAGENET_LAYOUT and "fc.weight" in state
 
 
 @cache  # tracing a torchvision network takes up to seconds
 def _classifier_key(name, imagenet):
-    """The name in a state_dict of the classifier's weight, None for a network without one."""
+    """The key of the classifier's weight in a state_dict; None for a network without a linear classifier."""
     with torch.device("meta"):
         model = create_model(name, 1, imagenet)
     if model.head is None:

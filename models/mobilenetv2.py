@@ -25,7 +25,7 @@ def _norm_relu(conv):
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; a skip where the shape allows."""
+    """1x1 expansion, 3x3 depthwise, linear 1x1 projection; a skip connection where the shapes are equal."""
 
     def __init__(self, c_in, c_out, stride, expansion):
         super().__init__()
@@ -46,7 +46,7 @@ class MobileNetV2(Backbone):
     """feats at 32x32, w = width: 32w x 16^2, 24w x 16^2, 32w x 8^2, 96w x 4^2, 320w x 2^2, 1280.
 
     The deepest map is the one before the last 1x1 convolution. The stage maps are linear (no ReLU follows them), so
-    `preact` changes nothing.
+    `preact` does not change them.
     """
 
     head = "classifier.0"

@@ -1,4 +1,4 @@
-"""Which network a checkpoint holds, told from its path."""
+"""The name of a checkpoint's network, from its path."""
 import re
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from models.registry import canonical, spellings
 def name_from_path(path):
     """The registered name in a checkpoint's path, or None.
 
-    Looked for in the directory's name, then in the file's:
-    - a student folder, S:resnet8_T:resnet32x4_..., also with - or ~ for the colon, means the student;
+    It searches the directory's name, then the file's:
+    - a student folder, S:resnet8_T:resnet32x4_..., also with - or ~ for the colon, gives the student;
     - otherwise the first registered name that stands as whole words, the longest if several start there
-      (resnet8x4_student is resnet8x4, MobileNetV2_1_0_vanilla is MobileNetV2_1_0);
-    - torchvision.NAME, as run folders spell it, means torchvision/NAME.
-    Aliases give the name they stand for.
+      (resnet8x4_student gives resnet8x4, MobileNetV2_1_0_vanilla gives MobileNetV2_1_0);
+    - torchvision.NAME, the spelling of run folders, gives torchvision/NAME.
+    An alias gives its registered name.
     """
     path = Path(path)
     return _name_in(path.parent.name) or _name_in(path.stem)

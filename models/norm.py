@@ -1,4 +1,4 @@
-"""BatchNorm that takes what is left of an epoch: a batch of one image; and passes that leave its statistics alone."""
+"""BatchNorm for batches of one 1x1 map, and forward passes that do not update BatchNorm's statistics."""
 from contextlib import contextmanager
 
 import torch.nn.functional as F
@@ -6,13 +6,13 @@ from torch import nn
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d that normalises a single 1x1 map by the running statistics, where PyTorch's refuses it.
+    """nn.BatchNorm2d that normalises a single 1x1 map by the running statistics; PyTorch's raises an error.
 
-    Methods and heads reduce features to such maps (an embedding, a map pooled to a smaller one), so without this an
-    epoch whose last batch has one image would end in an error although the networks take that batch. The running
-    statistics are left as they are: one value has no variance.
+    Methods and heads reduce features to such maps (an embedding, a pooled map). Without this class an epoch whose last
+    batch has one image would end in an error although the networks accept that batch. A single 1x1 map does not change
+    the running statistics, because one value has no variance.
 
-    Shapes: x (B, C, H, W) -> the same.
+    Shapes: x (B, C, H, W) -> (B, C, H, W).
     """
 
     def forward(self, x):
@@ -23,8 +23,10 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 @contextmanager
 def freeze_bn_statistics(*networks):
-    """Passes in here normalise by the batch in training mode, as ever, but leave the running statistics as they are:
-    for a network that has seen the batch already."""
+    """Within this context, passes in training mode normalise by the batch but do not update the running statistics.
+
+    It is for a further pass on a batch that the networks' statistics have counted or will count in their own update.
+    """
     layers = [layer for network in networks for layer in network.modules()
               if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats]
     try:

@@ -1,4 +1,4 @@
-"""Questions about a network: which layer is its classifier, which shapes its features have."""
+"""Facts about a network: its classifier, the shapes of its features, a hash of its weights."""
 import hashlib
 
 import torch
@@ -20,9 +20,9 @@ def unwrap(model):
 
 
 def get_classifier(model):
-    """The final nn.Linear of a model of the zoo, wrapped or not: the layer that makes the logits of the embedding.
+    """The final nn.Linear of a model of the zoo, wrapped or not: the layer from the embedding to the logits.
 
-    Raises UsageError for a network that ends otherwise (SqueezeNet's last layer is a convolution).
+    Raises UsageError for a network that does not end in a linear layer (SqueezeNet's last layer is a convolution).
     """
     model = unwrap(model)
     if model.head is None:
@@ -31,14 +31,16 @@ def get_classifier(model):
 
 
 def feature_shapes(model, image_size):
-    """Shapes of feats without the batch: [(C, H, W) of each map ..., (D,) of the embedding] at image_size pixels.
+    """Shapes of feats without the batch: [(C, H, W) of each map ..., (D,) of the embedding].
 
-    Nothing is computed: weights, BatchNorm statistics, mode, gradients and random generators stay as they are.
-    Raises UsageError if the network cannot take images of that size.
+    It runs on the meta device, so weights, BatchNorm statistics, mode, gradients and random generators do not change.
+
+    image_size: pixels a side.
+    Raises UsageError if the network does not accept images of that size.
     """
     model = unwrap(model)
     dtype = next(model.parameters()).dtype
-    # Two images, because BatchNorm in training mode refuses a 1x1 map of a single one.
+    # Two images, because BatchNorm in training mode refuses the 1x1 map of a single image.
     x = torch.empty(2, 3, image_size, image_size, dtype=dtype, device="meta")
     try:
         feats, _ = on_meta(model, x, is_feat=True)
@@ -49,13 +51,13 @@ def feature_shapes(model, image_size):
 
 
 def pooled_shape(model, image_size):
-    """(C, H, W) of the map whose average the classifier reads, at image_size pixels. Errors as feature_shapes'."""
+    """(C, H, W) of the map whose average the classifier reads. Arguments and errors are those of feature_shapes."""
     (shape,) = feature_shapes(_PooledMap(unwrap(model)), image_size)
     return shape
 
 
 class _PooledMap(nn.Module):
-    """A network up to the map (B, C, H, W) that its classifier averages, for feature_shapes."""
+    """A network up to the map (B, C, H, W) whose average its classifier reads, for feature_shapes."""
 
     def __init__(self, network):
         super().__init__()
@@ -66,7 +68,10 @@ class _PooledMap(nn.Module):
 
 
 def check_batches(model, image_size, n_data, batch_size):
-    """Raises UsageError if the network cannot take images of that size, or the last batch of an epoch of n_data."""
+    """Raises UsageError if the network does not accept images of that size, or the last batch of an epoch.
+
+    The last batch of n_data images is refused if it has one image and the network has 1x1 maps.
+    """
     shapes = feature_shapes(model, image_size)
     if (n_data % batch_size or batch_size) == 1 and (1, 1) in [shape[1:] for shape in shapes]:
         raise UsageError(f"--batch_size {batch_size} leaves a last batch of one image, whose 1x1 maps in {model.name} "
@@ -75,9 +80,9 @@ def check_batches(model, image_size, n_data, batch_size):
 
 @torch.no_grad()
 def on_meta(model, *args, **kwargs):
-    """model(*args, **kwargs) on stand-ins of its tensors on the `meta` device, where only shapes are worked out.
+    """model(*args, **kwargs) with copies of its tensors on the `meta` device, which computes shapes only.
 
-    The model's own tensors are neither read nor written, whatever device they are on.
+    The model's own tensors, on any device, are neither read nor written.
     """
     tensors = [*model.named_parameters(), *model.named_buffers()]
     stand_ins = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
@@ -85,7 +90,7 @@ def on_meta(model, *args, **kwargs):
 
 
 def weights_hash(model):
-    """Twelve hexadecimal digits that name a network's weights: equal for equal state_dicts, on any device."""
+    """Twelve hexadecimal digits that identify a network's weights: equal for equal state_dicts, on any device."""
     digest = hashlib.sha256()
     for key, tensor in sorted(model.state_dict().items()):
         digest.update(key.encode())

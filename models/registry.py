@@ -1,8 +1,8 @@
 """The registry of networks: `model_dict` maps a name to a constructor that takes `num_classes`.
 
-SOURCES has the libraries whose networks go by PREFIX/NAME.
+SOURCES lists the libraries whose networks are named PREFIX/NAME.
 
-Adding a network: its file, with a subclass of models.base.Backbone, and a line in `model_dict`.
+To add a network, write a file with a subclass of models.base.Backbone and add a line to `model_dict`.
 """
 from functools import cache, partial
 from importlib import import_module
@@ -16,8 +16,8 @@ from models.shufflenetv2 import ShuffleNetV2
 from models.vgg import VGG
 from models.wrn import WideResNet
 
-# PREFIX -> the module with `names()` of its networks and `build(name, num_classes, registered=None)`. Imported when one
-# is asked for: torchvision's takes more than a second.
+# PREFIX -> the module with `names()` of its networks and `build(name, num_classes, registered=None)`. A module is
+# imported when one of its networks is requested: torchvision's takes more than a second.
 SOURCES = {"torchvision": "models.torchvision_nets"}
 
 
@@ -97,11 +97,11 @@ model_dict |= {alias: model_dict[name] for alias, name in aliases.items()}
 
 
 def create_model(name, num_classes, imagenet=False):
-    """A new network with num_classes outputs. Its `name` is the registered one, aliases resolved.
+    """A new network with num_classes outputs. Its attribute `name` is the registered name, with aliases resolved.
 
     name: a key of model_dict, or PREFIX/NAME for a network of one of the SOURCES, such as torchvision/resnet18.
-    imagenet: take ResNet18 ... ResNet152 with torchvision's layout instead of the CIFAR stem.
-    Raises UsageError, naming the nearest names, for an unknown one.
+    imagenet: build ResNet18 ... ResNet152 with torchvision's layout instead of the CIFAR stem.
+    Raises UsageError for an unknown name, naming the nearest ones.
     """
     name = canonical(name)
     if from_source(name):
@@ -118,22 +118,22 @@ def create_model(name, num_classes, imagenet=False):
 
 
 def canonical(name):
-    """The registered name that an alias stands for; other names unchanged."""
+    """The registered name of an alias; other names are unchanged."""
     return aliases.get(name, name)
 
 
 def from_source(name):
-    """Is it PREFIX/NAME for one of the SOURCES, known there or not?"""
+    """Whether `name` is PREFIX/NAME for one of the SOURCES. NAME need not exist there."""
     return "/" in name and name.partition("/")[0] in SOURCES
 
 
 def is_known(name):
-    """Could `name` be a network? Of SOURCES only the prefix is looked at."""
+    """Whether `name` may be a network: a key of model_dict, or any name with the prefix of one of the SOURCES."""
     return name in model_dict or from_source(name)
 
 
 def check_name(name):
-    """Raises UsageError, naming the nearest names, unless create_model knows `name`: before anything is built."""
+    """Raises UsageError, naming the nearest names, unless create_model knows `name`. Builds nothing."""
     if from_source(name):
         prefix, _, own = name.partition("/")
         if own not in _source(prefix).names():
@@ -143,8 +143,11 @@ def check_name(name):
 
 
 def spellings(text):
-    """{spelling in a path: name} of the networks that the path `text` could name: PREFIX.NAME is PREFIX/NAME, as run
-    directories spell it. A source is imported only for a path that has its prefix."""
+    """{spelling in a path: name} of the networks that the path `text` may name.
+
+    PREFIX.NAME, the spelling of run directories, stands for PREFIX/NAME. A source is imported only if `text` has its
+    prefix.
+    """
     found = {name: name for name in model_dict}
     for prefix in SOURCES:
         if f"{prefix}." in text:

@@ -10,7 +10,7 @@ from models.base import Backbone, Stage, conv1x1, conv3x3, init_convolutions
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; gives the sum, before its ReLU."""
+    """Two 3x3 convolutions and a shortcut; returns the sum before its ReLU."""
 
     def __init__(self, c_in, c_out, stride):
         super().__init__()

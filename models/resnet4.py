@@ -16,7 +16,7 @@ def _shortcut(c_in, c_out, stride):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; gives the sum, before its ReLU."""
+    """Two 3x3 convolutions and a shortcut; returns the sum before its ReLU."""
 
     expansion = 1
 
@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions and a shortcut; gives the sum, before its ReLU."""
+    """1x1, 3x3, 1x1 convolutions and a shortcut; returns the sum before its ReLU."""
 
     expansion = 4
 
@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet4(Backbone):
-    """A 64-channel stem and four stages of `blocks` blocks, widths 64 to 512 times the block's expansion e.
+    """A 64-channel stem and four stages of `blocks` blocks, with 64 to 512 channels times the block's expansion e.
 
     feats at 32x32: 64 x 32^2, 64e x 32^2, 128e x 16^2, 256e x 8^2, 512e x 4^2, 512e.
     """

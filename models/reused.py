@@ -13,11 +13,11 @@ from models.probe import unwrap
 
 
 class SimKD(nn.Module):
-    """The projector P, and the size at which the two maps meet: the smaller one's.
+    """The projector P. The larger of the two maps is average-pooled to the other's size; P projects the student's.
 
     Args:
-        s_channels, t_channels: of the two maps.
-        factor: what the teacher's channels are divided by between the projector's convolutions.
+        s_channels, t_channels: channels of the two maps.
+        factor: the teacher's channels over the channels between the projector's convolutions.
 
     Shapes: f_s (B, s_channels, H_s, W_s), f_t (B, t_channels, H_t, W_t) -> (projected, target), (B, t_channels, H, W).
     """
@@ -35,14 +35,17 @@ class SimKD(nn.Module):
 
 
 class ReusedClassifier(nn.Module):
-    """What a student of SimKD is: its backbone, the projector, the teacher's classifier. Shares their tensors.
+    """SimKD's deployed network: the student's backbone, the projector, the teacher's classifier. Shares their tensors.
 
-    The student's own classifier is not part of it, nor are layers that only that one reads (the last 1x1 convolution
-    of MobileNetV2 and ShuffleV2): they are neither counted nor run nor exported.
+    It excludes the student's own classifier and the layers that only that classifier reads (the last 1x1 convolution of
+    MobileNetV2 and ShuffleV2): they are neither counted nor run nor exported.
 
     Args:
-        t_size: (H, W) of the teacher's last map, to which a larger one of the student is pooled.
-        image_size: of the images that the student is trained on, in pixels.
+        student: a network of the zoo.
+        projector: a SimKD.
+        classifier: the teacher's nn.Linear.
+        t_size: (H, W) of the teacher's last map; a larger map of the student is average-pooled to it.
+        image_size: size of the training images, in pixels.
 
     Shapes: images (B, 3, H, W) -> logits (B, K).
     """
@@ -61,10 +64,10 @@ class ReusedClassifier(nn.Module):
 
 
 def _unused_parameters(model, image_size):
-    """Names of the parameters that model(images) does not depend on; found on the meta device, nothing is computed."""
+    """Names of the parameters on which model(images) does not depend, found on the meta device without computing."""
     stand_ins = {name: torch.empty_like(p, device="meta").requires_grad_() for name, p in model.named_parameters()}
     buffers = {name: torch.empty_like(b, device="meta") for name, b in model.named_buffers()}
-    # Two images: BatchNorm in training mode refuses a 1x1 map of one.
+    # Two images, because BatchNorm in training mode refuses the 1x1 map of a single image.
     images = torch.empty(2, 3, image_size, image_size, dtype=next(model.parameters()).dtype, device="meta")
     with torch.enable_grad():
         logits = functional_call(model, stand_ins | buffers, images)
@@ -73,7 +76,10 @@ def _unused_parameters(model, image_size):
 
 
 def _without(module, unused, prefix):
-    """A copy of `module` that shares its layers, save those whose parameters are `unused`: they do nothing."""
+    """A copy of `module` that shares its layers; layers whose parameters are all `unused` become _Skipped.
+
+    prefix: of the module's parameters in `unused`.
+    """
     names = {prefix + name for name, _ in module.named_parameters()}
     if not names & unused:
         return module
@@ -86,7 +92,7 @@ def _without(module, unused, prefix):
 
 
 class _Skipped(nn.Module):
-    """A layer whose output nobody uses: it hands on a copy of its input, which what follows may write into."""
+    """Replaces a layer whose output is not used. Returns a copy of its input, into which later layers may write."""
 
     def forward(self, x):
         return x.clone()

@@ -1,4 +1,4 @@
-"""A network's classifier on another network's embedding, frozen: what head sharing shares."""
+"""A network's frozen classifier on another network's embedding, for head sharing."""
 import torch
 from torch import nn
 
@@ -7,13 +7,13 @@ from models.probe import get_classifier, unwrap
 
 
 class TeacherHead(nn.Linear):
-    """A frozen copy of a linear classifier, behind a trained linear adapter where the embedding has another width.
+    """A frozen copy of a linear classifier, after a trained linear adapter where the embedding has another width.
 
-    The adapter is ours: in head sharing as published (arXiv 2201.06945) the two widths are equal.
+    The adapter is our addition: in published head sharing (arXiv 2201.06945) the two widths are equal.
 
     Args:
         classifier: nn.Linear, D -> K.
-        width: of the embedding that is to be classified; None for the classifier's own, D.
+        width: width of the embedding; None for the classifier's input width D.
 
     Shapes: e (B, width) -> logits (B, K).
     """
@@ -34,7 +34,7 @@ class TeacherHead(nn.Linear):
     def folded(self):
         """The same map as one nn.Linear, width -> K: W (A e + a) + b = (W A) e + (W a + b).
 
-        Its attribute `includes_adapter` says whether there was one.
+        Its attribute `includes_adapter` says whether this head has an adapter.
         """
         weight, bias = self.weight.double(), 0 if self.bias is None else self.bias.double()
         if self.adapter is not None:
@@ -49,10 +49,11 @@ class TeacherHead(nn.Linear):
 
 
 def share_head(model, classifier, adapter="linear"):
-    """Puts a frozen copy of `classifier` in the place of the model's own, its number of classes being the same.
+    """Replaces the model's classifier by a frozen copy of `classifier`, in place.
 
-    adapter: what bridges embeddings of unequal width: 'linear' (trained with the model), or 'none'.
-    Raises UsageError for unequal widths with 'none', and for a model or a classifier that is not linear.
+    classifier: nn.Linear with the model's number of classes.
+    adapter: for embeddings of different widths: 'linear' (a layer trained with the model) or 'none' (an error).
+    Raises UsageError for different widths with 'none', and for a model without a linear classifier.
     """
     width = get_classifier(model).in_features
     check_widths(width, classifier.in_features, adapter)
@@ -60,9 +61,11 @@ def share_head(model, classifier, adapter="linear"):
 
 
 def check_widths(s_dim, t_dim, adapter, shared="the classifier reads", own="the embedding has"):
-    """Raises UsageError if what has t_dim features, such as a classifier, cannot be shared with an embedding of s_dim.
+    """Raises UsageError if the widths differ and there is no adapter.
 
-    shared, own: what the message calls the two.
+    s_dim: width of the embedding. t_dim: input width of the classifier, or width of the other embedding.
+    adapter: 'linear' or 'none'.
+    shared, own: the message's words for the two.
     """
     if s_dim != t_dim and adapter == "none":
         raise UsageError(f"{shared} {t_dim} features and {own} {s_dim}: use --th_adapter linear, or networks of one "

@@ -13,10 +13,10 @@ C_STEM = 24
 
 
 def channel_shuffle(x, groups):
-    """Interleaves the groups of channels: channel i of group g becomes i * groups + g. (B, C, H, W) -> same.
+    """Interleaves the groups of channels: channel i of group g becomes i * groups + g. (B, C, H, W) -> (B, C, H, W).
 
-    A channels-last map stays one, because the copy that shuffling makes is made in that order: a tenth off a training
-    step on CPU.
+    A channels-last map stays channels-last, because the copy is made in that order. This saves a tenth of a training
+    step on a CPU.
     """
     if x.is_contiguous(memory_format=torch.channels_last):
         x = x.permute(0, 2, 3, 1).unflatten(3, (groups, -1))  # (B, C, H, W) -> (B, H, W, groups, C/groups)
@@ -25,9 +25,9 @@ def channel_shuffle(x, groups):
 
 
 class Block(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; gives its output before the ReLU.
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; returns its output before the ReLU.
 
-    At stride 2 the pooled input is concatenated to the branch, at stride 1 it is added.
+    At stride 2 the average-pooled input is concatenated to the branch; at stride 1 the input is added to it.
     """
 
     def __init__(self, c_in, c_out, stride):
@@ -35,7 +35,7 @@ class Block(nn.Module):
         branch = c_out - c_in if stride == 2 else c_out
         width = branch // 4
         self.stride = stride
-        self.groups = 1 if c_in == C_STEM else GROUPS  # the stem is too narrow to be split
+        self.groups = 1 if c_in == C_STEM else GROUPS  # the stem is too narrow to split
         self.conv1 = conv1x1(c_in, width, groups=self.groups)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = conv3x3(width, width, stride, groups=width)

@@ -15,7 +15,7 @@ C_LAST = 1024
 
 
 class DownBlock(nn.Module):
-    """Halves the map: two strided branches of half the output channels each, concatenated and shuffled."""
+    """Halves the map by two strided branches with half the output channels each, concatenated and shuffled."""
 
     def __init__(self, c_in, c_out):
         super().__init__()
@@ -39,7 +39,10 @@ class DownBlock(nn.Module):
 
 
 class Block(nn.Module):
-    """Half of the channels pass, half go through 1x1, depthwise 3x3, 1x1; gives both, before ReLU and shuffle."""
+    """Half of the channels pass unchanged; the other half passes 1x1, depthwise 3x3, 1x1.
+
+    Shapes: x (B, C, H, W) -> the two halves (B, C/2, H, W), before ReLU and shuffle.
+    """
 
     def __init__(self, channels):
         super().__init__()
@@ -67,7 +70,7 @@ class ShuffleStage(nn.Sequential):
             kept, out = block(x)
             x = channel_shuffle(torch.cat([kept, F.relu(out, inplace=True)], 1), 2)
         before = torch.cat(last(x), 1)
-        # The kept half went through a ReLU earlier, so a second one changes neither it nor its gradient.
+        # The kept half has passed a ReLU before, so a second one changes neither it nor its gradient.
         return channel_shuffle(F.relu(before), 2), before
 
 
@@ -75,7 +78,7 @@ class ShuffleNetV2(Backbone):
     """Three stages of `widths` channels.
 
     feats at 32x32: 24 x 32^2, widths[0] x 16^2, widths[1] x 8^2, widths[2] x 4^2, 1024. The deepest map is the one
-    before the last 1x1 convolution; `preact` maps have their channels in the order before the last shuffle, as
+    before the last 1x1 convolution. The channels of `preact` maps are in the order before the last shuffle, as
     published.
     """
 

@@ -1,6 +1,6 @@
-"""torchvision's classifiers, unchanged, behind the forward contract of models.base.Backbone.
+"""torchvision's classifiers, unchanged, with the forward contract of models.base.Backbone.
 
-Parameter and state_dict names are torchvision's, so its published weights load.
+state_dict names are torchvision's, so its published weights load.
 """
 from functools import partial
 
@@ -16,8 +16,13 @@ from models.tracing import as_map, last_of_each_size, layout, node_names, output
 class TorchvisionNet(nn.Module):
     """model(x) -> logits; model(x, is_feat=True) -> ([stem map, stage maps ..., embedding], logits).
 
-    Maps are (B, C, H, W), also those of Swin (channels-last inside) and of vision transformers (patch tokens). The
-    embedding (B, D) is the input of the final nn.Linear, or the average of the last map where there is none.
+    Maps are (B, C, H, W), including those of Swin (channels-last inside) and of vision transformers (patch tokens).
+    The embedding (B, D) is the input of the final nn.Linear, or the average of the last map if there is no final
+    nn.Linear.
+
+    Args:
+        name: the registered name.
+        net: torchvision's network.
     """
 
     def __init__(self, name, net):
@@ -41,9 +46,9 @@ class TorchvisionNet(nn.Module):
         self.register_load_state_dict_pre_hook(_add_prefix)
 
     def forward(self, x, is_feat=False, preact=False, depth=None):
-        """As models.base.Backbone, but everything is computed whatever the depth.
+        """As models.base.Backbone, but it computes everything at every depth.
 
-        Raises UsageError for preact: a graph does not tell where a stage's last ReLU is.
+        Raises UsageError for preact, because the graph does not say where a stage's last ReLU is.
         """
         if preact:
             raise UsageError(f"model '{self.name}' has no pre-activation features: choose a method that needs none")
@@ -59,7 +64,7 @@ class TorchvisionNet(nn.Module):
     def pooled_map(self, f):
         """The map whose global average is the embedding, from f = feats[-2]: (B, C, H, W) -> (B, D, H, W).
 
-        Raises UsageError where the embedding is something else (VGG, MobileNetV3, ConvNeXt, ViT ...).
+        Raises UsageError if the embedding is not such an average (VGG, MobileNetV3, ConvNeXt, ViT ...).
         """
         if not self.averages:
             raise UsageError(f"the classifier of model '{self.name}' reads no averaged map: choose another network")
@@ -69,13 +74,16 @@ class TorchvisionNet(nn.Module):
 
 
 def stage_nodes(net, nodes):
-    """(nodes whose outputs are the stem and stage maps, layers between the last of them and the averaged map)."""
+    """([nodes of the stem map and the stage maps], [layers between the last of them and the averaged map]).
+
+    nodes: node_names(net).
+    """
     models = torchvision.models
     if isinstance(net, models.ResNet):  # as SimKD: the stem map is the one after the max-pool
         return ["maxpool", "layer1", "layer2", "layer3", "layer4"], []
     if isinstance(net, models.MobileNetV2):  # as SimKD: the deepest map is the one before the last 1x1 convolution
         return [f"features.{i}" for i in (0, 3, 6, 13, 17)], [f"features.18.{i}" for i in range(3)]
-    if isinstance(net, models.VisionTransformer):  # one size from first to last: a map at each quarter of the depth
+    if isinstance(net, models.VisionTransformer):  # all maps have one size: take one at each quarter of the depth
         depth = len(net.encoder.layers)
         quarters = [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)]
         return ["conv_proj", *(f"encoder.layers.encoder_layer_{i}" for i in quarters)], []
@@ -88,18 +96,19 @@ def names():
 
 
 def build(name, num_classes, registered=None):
-    """torchvision's network `name` without weights; `registered` is its name here, by default torchvision/NAME.
+    """A TorchvisionNet: torchvision's network `name`, untrained, with num_classes outputs.
 
+    registered: its name here; None for torchvision/NAME.
     Raises UsageError for a network that cannot be traced.
     """
-    # GoogLeNet and Inception would return auxiliary logits too, and warn that their initialisation may change.
+    # By default GoogLeNet and Inception return auxiliary logits too, and warn that their initialisation may change.
     options = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     network = partial(torchvision.models.get_model, name, weights=None, **options)
     return _with_features(registered or f"torchvision/{name}", network, num_classes)
 
 
 class DoubleBlock(BasicBlock):
-    """A basic block of twice its stage's width."""
+    """A basic block with twice its stage's width."""
 
     expansion = 2
 
@@ -108,13 +117,16 @@ class DoubleBlock(BasicBlock):
 
 
 def double_resnet(layers, num_classes, registered):
-    """SimKD's ResNet10x2, ResNet18x2, ResNet34x2: a torchvision ResNet with stages (not stem) twice as wide."""
+    """SimKD's ResNet10x2, ResNet18x2, ResNet34x2: a torchvision ResNet whose stages (not the stem) are twice as wide.
+
+    layers: blocks of each stage. registered: the network's name here.
+    """
     return _with_features(registered, partial(torchvision.models.ResNet, DoubleBlock, layers), num_classes)
 
 
 def _with_features(name, build, num_classes):
     device = torch.get_default_device()
-    with torch.device("cpu"):  # RegNet works out its widths with tensors, which fails under torch.device("meta")
+    with torch.device("cpu"):  # RegNet computes its widths with tensors, which fails under torch.device("meta")
         net = build(num_classes=num_classes)
     try:
         return TorchvisionNet(name, net.to(device))

@@ -1,7 +1,7 @@
-"""Features of a network that does not offer them: its graph is traced (torch.fx) and given more outputs.
+"""Features of a network that does not return them: torch.fx traces its graph, which gets further outputs.
 
-A graph rather than forward hooks, since its outputs are ordinary return values: they survive DataParallel and
-torch.compile. Nodes are named by module path as in torchvision.models.feature_extraction.
+The outputs of a graph are ordinary return values, so they work with DataParallel and torch.compile; those of forward
+hooks do not. Nodes are named by module path as in torchvision.models.feature_extraction.
 """
 import math
 
@@ -12,41 +12,41 @@ from torchvision.models.maxvit import RelativePositionalMultiHeadAttention
 
 from models.probe import on_meta
 
-PROBE_SHAPE = (2, 3, 224, 224)
-# Traced through, MaxViT's attention would lose its index buffers, which are in the published state_dict.
+PROBE_SHAPE = (2, 3, 224, 224)  # (B, C, H, W)
+# If it were traced into, MaxViT's attention would lose its index buffers, which are in the published state_dict.
 LEAVES = {"leaf_modules": [RelativePositionalMultiHeadAttention]}
 
 
 def node_names(net):
-    """Names of net's operations in the order of execution; the first is the image, the last gives the logits."""
+    """Names of net's operations in the order of execution. The first is the image; the last returns the logits."""
     return get_graph_node_names(net, tracer_kwargs=LEAVES, suppress_diff_warning=True)[1]
 
 
 def trace(net, outputs):
-    """A module that runs net, sharing its parameters, and returns a dict; outputs maps node names to its keys."""
+    """A module that shares net's parameters and returns {key: output of a node}. outputs: {node name: key}."""
     extractor = create_feature_extractor(net, outputs, tracer_kwargs=LEAVES, suppress_diff_warning=True)
-    # The extractor holds a graph for each mode, but its deep copies fall back to training mode. One graph is enough:
-    # modules keep their own mode in it, and the graphs differ only in functional dropouts, which have probability zero.
+    # The extractor holds a graph for each mode, but its deep copies return to training mode. One graph is enough:
+    # modules keep their own mode in it, and the graphs differ only in functional dropouts of probability zero.
     return fx.GraphModule(extractor, extractor.eval_graph).train(net.training)
 
 
 def output_shapes(traced):
-    """{name: shape} of the tensors among traced's outputs, for two probe images. Nothing is computed."""
+    """{name: shape} of the tensors among traced's outputs, for two images of PROBE_SHAPE, on the meta device."""
     outputs = on_meta(traced, torch.empty(PROBE_SHAPE, device="meta"))
     return {name: tuple(out.shape) for name, out in outputs.items() if isinstance(out, torch.Tensor)}
 
 
 def last_of_each_size(shapes):
-    """The last node at each spatial size, from {node name: shape} in the order of execution.
+    """[Last node at each spatial size], from {node name: shape} in the order of execution.
 
-    Nodes in the middle of a block are passed over: a block that reduces the map has nodes of two sizes inside, and
-    those of the larger one (MobileNet's expansion, say) are not what the stage before it hands on.
+    Nodes in the middle of a block are skipped: a block that reduces the map has nodes of two sizes, and those of the
+    larger size (such as MobileNet's expansion) are not the output of the stage before it.
     """
     sizes = {}
     smallest = PROBE_SHAPE[-1]
     for node, shape in shapes.items():
         size = map_size(shape)
-        if 1 < size <= smallest:  # a larger one is no map: in MaxViT, attention windows that happen to form a square
+        if 1 < size <= smallest:  # a larger one is not a map: MaxViT's attention windows may form a square
             sizes[node] = smallest = size
     inside = {}  # module -> sizes of the nodes in it
     for node, size in sizes.items():
@@ -67,7 +67,7 @@ def enclosing(node):
 
 
 def layout(shape):
-    """How a tensor of this shape holds a map of each probe image, or None if it holds none."""
+    """The layout of the probe images' maps in a tensor of this shape, or None if it holds no maps."""
     if not shape or shape[0] != PROBE_SHAPE[0]:
         return None
     if len(shape) == 3:
@@ -80,7 +80,7 @@ def layout(shape):
 
 
 def map_size(shape):
-    """Height of a square map, 0 for other shapes. Tokens count as other: they have one size from first to last."""
+    """Height of a square map, 0 for other shapes. Tokens give 0: all their maps have one size."""
     if layout(shape) == "channels first":
         return shape[2]
     if layout(shape) == "channels last":
@@ -89,7 +89,7 @@ def map_size(shape):
 
 
 def as_map(f, layout):
-    """The map (B, C, H, W) in f of the given layout; the class token is left out."""
+    """The map (B, C, H, W) in f, which has the given layout. A class token is dropped."""
     if layout == "channels last":
         return f.permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
     if layout == "tokens":
@@ -99,7 +99,7 @@ def as_map(f, layout):
 
 
 def weightless(net, nodes):
-    """Whether none of these operations uses weights of its own."""
+    """Whether none of the operations `nodes` of `net` has weights of its own."""
     modules = dict(net.named_modules())
     owners = [modules.get(node) or modules[node.rpartition(".")[0]] for node in nodes]
     return not any(list(owner.parameters(recurse=False)) for owner in owners)

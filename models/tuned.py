@@ -1,4 +1,4 @@
-"""The file of train_heads.py, classifiers on a teacher's stage maps: writing it, and opening it to teach with them."""
+"""The file that train_heads.py writes: auxiliary classifiers trained on a teacher's stage maps. Writes and opens it."""
 import shlex
 from pathlib import Path
 
@@ -13,12 +13,12 @@ FIELDS = {"heads", "hash", "kind", "pool", "stages", "shapes", "num_classes", "t
 
 
 def heads_name(kind):
-    """What train_heads.py calls its run, and its file NAME.pth, beside the teacher: a name for each kind of head."""
+    """The name of train_heads.py's run and of its file NAME.pth, beside the teacher. Each kind of head has a name."""
     return "heads" if kind == "flat" else f"heads_{kind}"
 
 
 def find_heads(opt, kind):
-    """The file of --path_heads, or the one beside the teacher, which need not be there."""
+    """The path of the file that --path_heads names, or of the one beside the teacher. It need not exist."""
     path = Path(opt.path_heads) if opt.path_heads else _directory(opt.path_t)
     return path / f"{heads_name(kind)}.pth" if path.is_dir() else path
 
@@ -29,8 +29,10 @@ def _directory(path):
 
 
 def tuning_command(opt, kind, name=None):
-    """The train_heads.py command that makes heads of `kind` for this teacher and these images, in the place of those
-    that are there, or as NAME.pth."""
+    """The train_heads.py command that trains heads of `kind` for this teacher and these images.
+
+    name: of the run and file, if not the default. The command has --overwrite if that run has begun.
+    """
     given = {"path_t": opt.path_t, "model_t": opt.model_t, "head_type": kind if kind != "flat" else None,
              "data_dir": opt.data_dir if opt.data_dir != "data" else None, "name": name}
     given |= {key: getattr(opt, key) for key in ("dataset", "image_size", "holdout", "recipe") if key in opt.given}
@@ -40,21 +42,22 @@ def tuning_command(opt, kind, name=None):
 
 
 def tuned_heads(opt, t_shapes, kind, stages=None):
-    """The heads of `kind` that were trained on this teacher: OutOfState, frozen, in eval mode.
+    """The auxiliary classifiers of `kind` that were trained on this teacher: OutOfState, frozen, in eval mode.
 
     Args:
-        opt: with distill, path_heads, path_t, teacher_hash and num_classes, and what `tuning_command` prints.
+        opt: distill, path_heads, path_t, teacher_hash and num_classes, and the options that `tuning_command` prints.
         t_shapes: feature_shapes of the teacher.
-        stages: whose heads are wanted; None: all that the file has.
+        kind: a key of models.heads.HEAD_TYPES.
+        stages: the stages whose heads are needed; None for all in the file.
 
     Raises:
-        UsageError: no such file; heads of another kind or teacher, or for other images; stages that it has not;
-            damaged.
+        UsageError: the file is missing or damaged; its heads are of another kind or teacher, or for other images; it
+            has no heads for one of the stages.
     """
     path, tune = find_heads(opt, kind), tuning_command(opt, kind)
     leave_out = " and leave out --path_heads" if opt.path_heads else ""
     if not path.is_file():
-        tune = tune.removesuffix(" --overwrite")  # which would lose a run that only has to go on
+        tune = tune.removesuffix(" --overwrite")  # it would delete a run that only has to be resumed
         raise UsageError(f"{opt.distill}: there is no {path}: tune the teacher's heads first ({tune}){leave_out}, or "
                          "name their place with --path_heads")
     saved = read_checkpoint(path)
@@ -87,13 +90,14 @@ def tuned_heads(opt, t_shapes, kind, stages=None):
 
 
 class OutOfState(nn.Module):
-    """A frozen module that moves with the one that holds it, but is no part of its state_dict.
+    """A frozen module that moves between devices with its owner, but is not in the owner's state_dict.
 
-    Flat heads of a ResNet18 at 64 pixels and 200 classes are 393 MB: too much to write after each epoch, and their own
-    file, whose identity the run records, has them.
+    Flat heads of a ResNet18 at 64 pixels and 200 classes take 393 MB, too much to write after each epoch. Their own
+    file has them, and the run records its hash.
 
     Args:
-        hash: digits that name what the module was loaded from.
+        module: the frozen module.
+        hash: digits that identify the file from which the module was loaded.
     """
 
     def __init__(self, module, hash):
@@ -114,21 +118,22 @@ class OutOfState(nn.Module):
 
 
 def heads_hash(method):
-    """Digits that name the heads that a method or module loaded to teach with, or None if it has none."""
+    """Digits that identify the heads that a method or module has loaded, or None if it has none."""
     return next((module.hash for module in method.modules() if isinstance(module, OutOfState)), None)
 
 
 def check_place(path):
-    """Raises UsageError if there is a file at `path` that is not heads, such as the teacher itself."""
+    """Raises UsageError if the file at `path` exists and holds no heads, such as the teacher itself."""
     if path.exists() and "heads" not in read_checkpoint(path):
         raise UsageError(f"{path} is there and holds no heads: give another --name")
 
 
 def save_heads(path, heads, facts):
-    """Write heads as a file for the methods that teach with them.
+    """Writes a teacher's heads to a file, for the methods that distil from them.
 
-    facts: further entries: num_classes, image_size, teacher_arch, teacher_hash, teacher_acc, and what was measured of
+    facts: further entries: num_classes, image_size, teacher_arch, teacher_hash, teacher_acc, and the measurements of
         each head.
+    Raises UsageError if the file cannot be written.
     """
     save_checkpoint(path, {"heads": heads.state_dict(), "hash": weights_hash(heads)[:6], "kind": heads.kind,
                            "pool": heads.pool, "stages": list(heads.stages),

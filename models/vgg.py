@@ -11,7 +11,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 def _block(c_in, c_out, convolutions):
-    """3x3 convolutions with BatchNorm and ReLU, except that the last ReLU is left to the caller."""
+    """3x3 convolutions with BatchNorm and ReLU, without the last ReLU, which the caller applies."""
     layers = []
     for _ in range(convolutions):
         layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.ReLU(inplace=True)]
@@ -20,7 +20,7 @@ def _block(c_in, c_out, convolutions):
 
 
 class VGG(Backbone):
-    """Five blocks of `convolutions` layers each, WIDTHS channels.
+    """Five blocks; block i has convolutions[i] layers of WIDTHS[i] channels.
 
     feats at 32x32: 64 x 32^2, 128 x 16^2, 256 x 8^2, 512 x 4^2, 512 x 4^2, 512. The first block is the stem: its map is
     after the ReLU even with `preact`.

@@ -9,7 +9,7 @@ from models.base import Backbone, conv1x1, conv3x3, init_convolutions
 
 
 class Block(nn.Module):
-    """Pre-activation block. Takes its input x and active = relu(bn1(x)), which the stage computes."""
+    """Pre-activation block. Its inputs are x and active = relu(bn1(x)), which the stage computes."""
 
     def __init__(self, c_in, c_out, stride):
         super().__init__()
@@ -25,10 +25,10 @@ class Block(nn.Module):
 
 
 class PreactStage(nn.Module):
-    """x -> (output, the first BatchNorm's output).
+    """x (B, C_in, H_in, W_in) -> (output (B, C, H, W), the first BatchNorm's output (B, C_in, H_in, W_in)).
 
-    That BatchNorm output is the previous map's `preact` feature: handing out the one computed here, instead of running
-    the layer again, keeps its running statistics at one update per step.
+    The first BatchNorm's output is the previous map's `preact` feature. Returning it, instead of running the layer
+    again, limits the layer to one update of its running statistics per step.
     """
 
     def __init__(self, c_in, c_out, blocks, stride):
@@ -47,8 +47,8 @@ class PreactStage(nn.Module):
 class WideResNet(Backbone):
     """depth = 6n + 4 layers: a 16-channel stem and three stages of n blocks, 16k, 32k and 64k channels (k = width).
 
-    feats at 32x32: 16 x 32^2, 16k x 32^2, 32k x 16^2, 64k x 8^2, 64k. The maps are sums that no ReLU has seen; `preact`
-    gives the stage maps after the BatchNorm that follows them.
+    feats at 32x32: 16 x 32^2, 16k x 32^2, 32k x 16^2, 64k x 8^2, 64k. The maps are sums before BatchNorm and ReLU;
+    `preact` returns the stage maps after the BatchNorm that follows them.
     """
 
     def __init__(self, depth, width, num_classes=100):
@@ -67,7 +67,7 @@ class WideResNet(Backbone):
         f0 = self.conv1(x)
         yield f0, None
         f1, _ = self.block1(f0)
-        yield f1, None  # its BatchNorm and ReLU are the next block's
+        yield f1, None  # the next block has its BatchNorm and ReLU
         f2, before1 = self.block2(f1)
         yield f2, before1
         yield self.block3(f2)

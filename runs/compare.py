@@ -1,4 +1,4 @@
-"""Two networks' linear classifiers compared: their numbers, the text and the picture of compare_heads.py."""
+"""Compares two networks' linear classifiers: the numbers, text and picture of compare_heads.py."""
 import hashlib
 import json
 import os
@@ -14,18 +14,25 @@ from flags import PICTURES
 from models import get_classifier
 from tasks import CLASSIFICATION as task
 
-NAMED_CLASSES = 20  # up to so many classes, their names are legible along the axes
-ROUNDING = 1e-6  # cosines of float32 weights that differ by less are equal
-_LONGEST_NAME = 100  # bytes of each network's name in the picture's; file systems allow 255
+NAMED_CLASSES = 20  # up to this number of classes, their names are legible along the axes
+ROUNDING = 1e-6  # cosines of float32 weights that differ by less count as equal
+_LONGEST_NAME = 100  # bytes of each network's name in the picture's file name; file systems allow 255
 
 
 def compare(model_a, model_b):
-    """What the classifiers of two networks of one number of classes have in common.
+    """Compares the linear classifiers of two networks with the same number of classes.
 
     Returns:
-        a, b: {"arch", "width" (of the embedding), "includes_adapter" (is the classifier another network's and the
-        adapter before it, as one layer?)}; classes; weights: see compare_weights, absent where the widths differ;
-        biases: see compare_biases, absent where one has none; similarity_correlation, absent where undefined.
+        A dict with the entries
+        a, b: {"arch", "width" (of the embedding), "includes_adapter" (whether the classifier is another network's,
+            folded with the adapter before it)};
+        classes: the number of classes;
+        weights: see compare_weights; absent if the widths differ;
+        biases: see compare_biases; absent if a classifier has none;
+        similarity_correlation: absent if undefined.
+
+    Raises:
+        UsageError: a network has no linear classifier.
     """
     a, b = get_classifier(model_a), get_classifier(model_b)
     numbers = {key: {"arch": model.name, "width": head.in_features,
@@ -45,7 +52,7 @@ def compare(model_a, model_b):
 def compare_weights(a, b):
     """Statistics over the classes of the cosine between a class's row in one classifier and its row in the other.
 
-    HeadSharingKD's numbers: std is the population's (divided by K).
+    They are HeadSharingKD's numbers. std is the population's (divisor K).
 
     Shapes: a, b (K, D) -> {"mean", "mean_abs", "std", "max_abs"}, each in [-1, 1].
     """
@@ -55,8 +62,9 @@ def compare_weights(a, b):
 
 
 def compare_biases(a, b):
-    """The difference of two biases: its norm, the mean of its absolute values, and the cosine between the biases (0 if
-    one is zero).
+    """The L2 norm and the mean absolute value of the difference of two biases, and the cosine between them.
+
+    The cosine is 0 if a bias is zero.
 
     Shapes: a, b (K,) -> {"l2", "abs", "cos"}.
     """
@@ -66,10 +74,11 @@ def compare_biases(a, b):
 
 
 def similarity_correlation(a, b):
-    """Pearson correlation of two classifiers' class similarities: of the cosines between the rows of each, by pair of
-    classes.
+    """Pearson correlation of two classifiers' class similarities, over the pairs of classes.
 
-    Shapes: a (K, D), b (K, D') -> a float in [-1, 1]; None below three classes and where all cosines of one are equal.
+    The similarity of two classes is the cosine between their rows of one classifier.
+
+    Shapes: a (K, D), b (K, D') -> a float in [-1, 1]; None below three classes, and if all cosines of one are equal.
     """
     pairs = torch.stack([_pairs(a), _pairs(b)])  # (2, K (K - 1) / 2)
     if pairs.shape[1] < 2 or pairs.std(dim=1).min() < ROUNDING:
@@ -78,22 +87,24 @@ def similarity_correlation(a, b):
 
 
 def cosines(a, b):
-    """Cosines between the rows of one matrix and those of another, 0 where a row is zero.
+    """Cosines between the rows of two matrices; 0 if a row is zero.
 
     Shapes: a (K, D), b (K', D) -> (K, K'), float64, on the CPU.
     """
-    return (F.normalize(_exact(a), dim=1) @ F.normalize(_exact(b), dim=1).T).clamp(-1, 1)  # rounding left 1 + 2e-16
+    return (F.normalize(_exact(a), dim=1) @ F.normalize(_exact(b), dim=1).T).clamp(-1, 1)  # rounding gives 1 + 2e-16
 
 
 def predictions(scores):
-    """What two networks' predictions have in common: agreement (% of images given the same class), acc_a, acc_b (%),
-    images; from the detailed scores of A with B as its teacher (helper.loop.evaluate)."""
+    """{"agreement": % of images to which both networks give the same class, "acc_a", "acc_b": %, "images": number}.
+
+    scores: the detailed scores of A with B as its teacher (helper.loop.evaluate).
+    """
     return {"agreement": scores["agreement"], "acc_a": scores[task.metric], "acc_b": scores["teacher_acc"],
             "images": scores["images"]}
 
 
 def describe(numbers, opt):
-    """The numbers as lines for people."""
+    """The numbers of `compare` as readable lines."""
     lines = []
     for key, path in (("a", opt.path_a), ("b", opt.path_b)):
         network = numbers[key]
@@ -121,15 +132,16 @@ def describe(numbers, opt):
 
 
 def write_json(path, numbers, opt):
-    """The numbers, and the paths of what was compared, as JSON."""
+    """Writes the numbers of `compare` and the paths of the two networks to a JSON file."""
     named = {key: {"path": given, **numbers[key]} for key, given in (("a", opt.path_a), ("b", opt.path_b))}
     Path(path).write_text(json.dumps(numbers | named, indent=1) + "\n")
 
 
 def check_targets(opt):
-    """Where the picture goes, heads_A_B.png in --save_dir unless --plot says; called before anything is computed.
+    """The path of the picture: --plot, or heads_A_B.png in --save_dir. Call it before anything is computed.
 
-    Raises UsageError for a file that cannot be written, or whose extension is not that of a picture or of JSON.
+    Raises UsageError for a file or folder that cannot be written, and for an extension of --plot or --json that is not
+    a picture's or JSON's.
     """
     for flag, path, suffixes in (("--json", opt.json, (".json",)), ("--plot", opt.plot, PICTURES)):
         if path is not None:
@@ -142,12 +154,13 @@ def check_targets(opt):
 
 
 def draw(model_a, model_b, opt, file, classes=None):
-    """The picture of two classifiers, written to `file`.
+    """Draws a picture of two classifiers into `file`.
 
-    Heat maps of the class similarities of each and, where their widths are equal, of the cosines between the rows of
-    one and those of the other, with a histogram of that map's diagonal; otherwise a histogram of the similarities.
+    It has a heat map of the class similarities of each classifier. If the widths are equal, it also has a heat map of
+    the cosines between the rows of A and the rows of B, and a histogram of that map's diagonal; otherwise a histogram
+    of the class similarities.
 
-    classes: names along the axes, where they are few.
+    classes: names along the axes, used up to NAMED_CLASSES classes; None: their numbers.
     """
     from matplotlib.figure import Figure  # here, because it takes a second to import
 
@@ -161,7 +174,7 @@ def draw(model_a, model_b, opt, file, classes=None):
     limit = max(_largest(_pairs(a)), _largest(_pairs(b)))
     for key, weight in (("a", a), ("b", b)):
         name = key.upper()
-        similarity = cosines(weight, weight).fill_diagonal_(torch.nan)  # 1 everywhere, off a scale made for the rest
+        similarity = cosines(weight, weight).fill_diagonal_(torch.nan)  # the diagonal, 1, is outside the colour scale
         _heat_map(axes[key], similarity, limit, names, f"class similarity in {name} (diagonal: 1)", name, name)
     if equal:
         cross = cosines(a, b)
@@ -176,7 +189,7 @@ def draw(model_a, model_b, opt, file, classes=None):
 
 
 def label(path):
-    """What to call the network of a path: its run's directory, or the file where it is not in one of ours."""
+    """The name of the network at a path: its run's directory, or the file's stem outside our run directories."""
     path = Path(path).resolve()
     if path.is_dir():
         return path.name
@@ -188,23 +201,23 @@ def label(path):
 
 
 def _exact(tensor):
-    """In float64, so that what is printed does not depend on the device or the order of sums."""
+    """The tensor in float64 on the CPU, so that printed numbers do not depend on the device or the order of sums."""
     return tensor.detach().cpu().double()
 
 
 def _pairs(weight):
-    """Cosine of the rows of each two classes: (K, D) -> (K (K - 1) / 2,)."""
+    """Cosine of the rows of each pair of classes: (K, D) -> (K (K - 1) / 2,)."""
     rows, columns = torch.triu_indices(len(weight), len(weight), offset=1)
     return cosines(weight, weight)[rows, columns]
 
 
 def _largest(values):
-    """The largest absolute value; 1 where there is none, or none but zero, as a colour scale needs an extent."""
+    """The largest absolute value; 1 if it is zero or there are no values, because a colour scale needs an extent."""
     return (values.abs().max().item() if values.numel() else 0) or 1
 
 
 def _heat_map(axes, values, limit, names, title, row_title, column_title):
-    """One matrix of cosines (K, K), white at 0, full colours at -limit and limit, grey where it is NaN."""
+    """Draws a matrix of cosines (K, K): white at 0, full colours at -limit and limit, grey for NaN."""
     image = axes.imshow(values.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
     axes.set(title=title, xlabel=f"class in {column_title}", ylabel=f"class in {row_title}", facecolor="0.6")
     if names:
@@ -218,10 +231,10 @@ def _heat_map(axes, values, limit, names, title, row_title, column_title):
 
 
 def _histogram(axes, groups, title, counted):
-    """Counts of the cosines of each group, {name or "": (N,)}, in bins common to all, with a line at its mean."""
+    """Draws a histogram of the cosines of each group, {name or "": (N,)}, in common bins, with a line at its mean."""
     values = torch.cat(list(groups.values()))
     low, high = (values.min().item(), values.max().item()) if values.numel() else (0, 0)
-    if high - low < 0.02:  # as for a classifier that is shared: one bar in the middle, not many of rounding errors
+    if high - low < 0.02:  # such as for a shared classifier: one bar in the middle, not many bars of rounding errors
         low, high = low - 0.05, high + 0.05
     bins = 11 if values.numel() < 100 else 31
     for name, group in groups.items():
@@ -237,12 +250,12 @@ def _histogram(axes, groups, title, counted):
 
 
 def _shown(text, length):
-    """At most so many characters of a text, its dollars escaped, which matplotlib takes for mathematics."""
+    """The first `length` characters of a text. Dollars are escaped, because matplotlib reads them as mathematics."""
     return (text if len(text) <= length else text[:length - 1] + "…").replace("$", r"\$")
 
 
 def _file_name(path):
-    """label(path) as a part of a file's name; a long one is cut, and tells itself from others by a digest."""
+    """label(path) as a part of a file name. A long label is truncated and gets a digest, which keeps it unique."""
     name = re.sub(r"[^\w.+-]", "-", label(path))
     if len(name.encode()) > _LONGEST_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:6]
@@ -255,15 +268,15 @@ def _check_file(flag, path, suffixes):
         raise UsageError(f"{flag} {path}: give a name that ends in {' or '.join(suffixes)}")
     existed = path.exists()
     try:
-        path.open("ab").close()  # what permissions say is not all: there are full and read-only file systems
+        path.open("ab").close()  # permissions do not suffice: a file system may be full or read-only
     except OSError as error:
         raise UsageError(f"{flag} {path} cannot be written: {error.strerror}") from error
     if not existed:
-        path.resolve().unlink()  # of a dangling link, the file that it names
+        path.resolve().unlink()  # for a dangling link, the file that it names
 
 
 def _check_folder(folder):
-    """Raises UsageError unless the folder is there, or can be made, and be written to."""
+    """Raises UsageError unless the folder exists or can be created, and can be written to."""
     nearest = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UsageError(f"--save_dir {folder}: {nearest} is no folder that can be written to")

@@ -21,8 +21,8 @@ from tasks import CLASSIFICATION as task
 
 ROOT = Path(__file__).resolve().parent.parent  # where the entry scripts are
 POLL = 0.2  # seconds between two looks at the processes
-LOOK = 5.0  # seconds between two looks at a run that another process trains
-PATIENCE = 20.0  # seconds: a worker's run that nobody has locked for so long is started by the next worker
+LOOK = 10.0  # seconds between two looks at a run that another process trains
+PATIENCE = 60.0  # seconds that a worker leaves the next one's runs alone; a run locks its directory after 5 to 30
 CLAIMED = "is being trained by another process"  # what a run says that finds its directory locked
 MOST_REFUSALS = 5  # of one run: on a disk without locks every start would be refused
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -183,13 +183,13 @@ class Sweep:
         return self.places[job][0] * PATIENCE
 
     def _wait(self, job, seconds):
-        """The job is ready, and looked at in so many seconds."""
+        """Keep a job that is ready, and look at it after this many seconds."""
         job.due = time.monotonic() + seconds
         if job not in self.ready:
             self.ready.append(job)
 
     def _look_at(self, job):
-        """Start a ready job, or see what another process makes of it, if there is room for it."""
+        """Start a ready job if a slot is free and no other process has it, or see that it is finished or cannot be."""
         broken = [need for need in job.needs if need.state == "failed"]
         if broken:
             self._end(job, "failed", f"not started: it needs {broken[0].directory}")
@@ -202,7 +202,7 @@ class Sweep:
         elif job.is_finished():
             self._end(job, "done", "elsewhere")
         elif job.state == "elsewhere" and self._patience(job):
-            job.state = "waiting"  # its process died: this worker's turn comes after those before it
+            job.state = "waiting"  # its process died: the workers with a smaller d come first
             self._wait(job, self._patience(job))
         else:
             self._start(job)

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# All that needs a GPU, in under 9 minutes, for the day one is at hand: checks of every method, precision, compiled step
-# and resume on the device; speed.py for five pairs and all methods; a short accuracy run of the fast and the plain path.
+# Runs everything that needs a GPU, in under 9 minutes: checks of every method, precision, compiled step and resume on
+# the device; speed.py for five pairs and for all methods; a short accuracy run of the fast and the plain path.
 #   OUT=results/gpu bash scripts/gpu_check.sh data/tiny100      an image folder of a hundred classes, 32x32
-# Results go to OUT (save/gpu_check): report.txt, all that the parts print; errors.txt; speed.json, compiled.json,
-# methods.json and trace.json.gz. Needs torch, torchvision, tensorboard and scikit-learn, no network; PYTHON as in
-# setup.sh, or python3.
-# Without CUDA it says so and exits 0. A part that fails, or outlasts its time, does not stop the others.
+# Without a folder it skips the accuracy run. EPOCHS (4): epochs of each run of it.
+# Results go to OUT (default: save/gpu_check): report.txt, the output of the parts; errors.txt; speed.json,
+# compiled.json, methods.json and trace.json.gz. It needs torch, torchvision, tensorboard and scikit-learn, and no
+# network. PYTHON as in setup.sh; default: python3.
+# Without CUDA it prints a message and exits with 0. A part that fails or exceeds its time does not stop the others.
 data=${1:-}
 [ -z "$data" ] || data=$(realpath -m "$data")
 OUT=$(realpath -m "${OUT:-save/gpu_check}")
@@ -23,7 +24,8 @@ mkdir -p "$OUT"
 rm -f "$OUT/report.txt" "$OUT/errors.txt"
 failed=()
 
-# part NAME SECONDS COMMAND...: its output goes to OUT/report.txt, its errors to OUT/errors.txt.
+# part NAME SECONDS COMMAND...: runs COMMAND for at most SECONDS, with its output in OUT/report.txt and its errors in
+# OUT/errors.txt.
 part() {
     local name=$1 seconds=$2 start=$SECONDS
     shift 2
@@ -32,7 +34,7 @@ part() {
     echo "== $name took $((SECONDS - start)) s" | tee -a "$OUT/report.txt"
 }
 
-# accuracy: a teacher, then kd from it by the default path and by the plain one, EPOCHS each.
+# accuracy: trains a teacher, then kd students by the default path, compiled, and by the plain path, EPOCHS each.
 accuracy() {
     local common=(--dataset folder --data_dir "$data" --epochs "${EPOCHS:-4}" --save_dir "$OUT/runs" --save_freq 0)
     local workers

@@ -3,6 +3,7 @@
     python scripts/published.py repdistiller --trials 3 --methods kd,crd --students resnet8x4 > runs.txt
     python scripts/sweep.py --list runs.txt --jobs 2
 """
+import argparse
 import os
 import re
 import shlex
@@ -13,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cli import parser as cli
 from errors import UsageError
-from flags import number
 
 TABLE = Path(__file__).with_name("published.tsv")
 HEADS = {"dih": "flat", "tofd": "sepconv"}  # methods that learn from tuned heads of the teacher, and their type
@@ -22,19 +22,20 @@ WITHOUT_TEACHER = {"dml"}
 EXPERIMENTS = {
     "repdistiller": "every method of RepDistiller's tables on its 13 pairs, with the published weights",
     "simkd": "every method of SimKD's table on its three pairs, with the published weights",
-    "headsharing": "TH-KD, the SH-KD teacher and its student, and their baselines in HeadSharingKD; --more 1: heads",
+    "headsharing": "TH-KD, the SH-KD teacher and its student, and what HeadSharingKD compares; --more 1: heads too",
     "heads": "a copied head, the same weights without sharing, and the projector",
     "vanilla": "every teacher and student of RepDistiller's and SimKD's tables, by cross-entropy",
     "dih": "a teacher, its heads, DIH and the baselines of its README; --more 1: the student alone and mutual learning",
     "takd": "a chain of teacher assistants: TEACHER ASSISTANT... STUDENT, each distilled by kd from the one before it",
     "compare": "every registered method at its published weights, and the student alone, from one trained --teacher",
 }
+COUNTS = {"--trials", "--epochs", "--teacher_epochs", "--init_epochs"}
 # Flag, variable of the environment, default, help. An empty variable counts as one that is not set.
 SETTINGS = (
     ("--dataset", "DATASET", "cifar100", "of all runs"),
     ("--data_dir", "DATA_DIR", "data", "of all runs"),
     ("--save_dir", "SAVE_DIR", "save", "of all runs"),
-    ("--trials", "TRIALS", 3, "trials 0 ... N - 1 of each setting; teachers that are distilled from have trial 0 alone"),
+    ("--trials", "TRIALS", 3, "trials 0 ... N - 1 of each setting; a teacher that is distilled from has trial 0"),
     ("--epochs", "EPOCHS", None, "of all runs but the teachers; default: 240, for dih 200"),
     ("--teacher_epochs", "TEACHER_EPOCHS", None, "of the teachers that are distilled from; default: --epochs"),
     ("--methods", "METHODS", "", "only these, separated by commas or spaces; dih, compare: these, in this order"),
@@ -49,12 +50,11 @@ SETTINGS = (
     ("--more", "MORE", "", "headsharing, dih: not empty: more experiments"),
     ("--flags", "FLAGS", "", "more flags for every run, such as --flags='--recipe dih'"),
 )
-COUNTS = {"--trials", "--epochs", "--teacher_epochs", "--init_epochs"}
 EPILOG = "experiments:\n" + "\n".join(f"  {name:13} {what}" for name, what in EXPERIMENTS.items()) + """
 
-The variables of the environment are what run_*.sh and compare_methods.sh take; a flag overrides its variable. Those
-scripts pass their arguments to this one, and the list to sweep.py with GPU as --gpus, JOBS as --jobs and SHARD as --shard.
-PYTHON is their interpreter (setup.sh)."""
+Defaults of the flags are taken from the environment: the word behind a flag is its variable. run_*.sh and
+compare_methods.sh pass their arguments to this script, and the list to sweep.py, with GPU as --gpus, JOBS as --jobs and
+SHARD as --shard. PYTHON is their interpreter (setup.sh)."""
 
 
 def main(argv=None):
@@ -71,14 +71,23 @@ def published_options(argv=None):
     parser.add_argument("experiment", choices=list(EXPERIMENTS), metavar="EXPERIMENT", help="see below")
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="takd: the chain, from the teacher on")
     for flag, variable, default, text in SETTINGS:
-        kind = number(int, at_least=1) if flag in COUNTS else str
-        parser.add_argument(flag, type=kind, default=os.environ.get(variable) or default,
-                            help=f"{text} [{variable}]")
+        parser.add_argument(flag, type=count if flag in COUNTS else str, default=os.environ.get(variable) or default,
+                            metavar=variable, help=text)
     opt = parser.parse_args(argv)
     opt.epochs = opt.epochs or (200 if opt.experiment == "dih" else 240)
+    opt.teacher_epochs = opt.teacher_epochs or opt.epochs
+    if opt.networks and opt.experiment != "takd":
+        raise UsageError(f"{opt.experiment} takes no names of networks: leave out {' '.join(opt.networks)}")
     for key in ("methods", "students", "models"):
         setattr(opt, key, re.findall(r"[^,\s]+", getattr(opt, key)))
     return opt
+
+
+def count(text):
+    """An argparse type: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1 on")
+    return int(text)
 
 
 class Runs:
@@ -90,15 +99,14 @@ class Runs:
     def __init__(self, opt):
         self.lines = []
         self.trials = list(map(str, range(opt.trials)))
-        self.epochs, self.teacher_epochs = opt.epochs, opt.teacher_epochs or opt.epochs
+        self.epochs, self.teacher_epochs = opt.epochs, opt.teacher_epochs
         self.common = ["--dataset", opt.dataset, "--data_dir", opt.data_dir, "--save_dir", opt.save_dir]
         self.more = shlex.split(opt.flags)
 
     def add(self, *words, label=None, epochs=None):
         """A run: script and flags of its own, before those of all runs."""
         words = [*words, *self.common, "--epochs", str(epochs or self.epochs), *self.more]
-        line = " ".join(word if re.fullmatch(r"@\S+", word) else shlex.quote(word) for word in words)
-        line = f"{label}: {line}" if label else line
+        line = (f"{label}: " if label else "") + shlex.join(words)
         self.lines += [] if line in self.lines else [line]
         return f"@{label}"
 
@@ -196,7 +204,7 @@ def add_takd(runs, opt):
 def add_compare(runs, opt):
     """Every method from opt.teacher, trial by trial, after the heads that some need and that are not there yet."""
     if not opt.teacher:
-        raise UsageError("compare: set TEACHER, or --teacher, to the directory of a teacher, such as save/teachers/NAME")
+        raise UsageError("compare: set TEACHER (--teacher) to the directory of a teacher, such as save/teachers/NAME")
     student = opt.model_s or os.environ.get("STUDENT") or "resnet8"
     names = opt.methods or registered()
     folder = Path(opt.teacher).parent if Path(opt.teacher).is_file() else Path(opt.teacher)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a teacher, a student alone and the same student distilled, on the digits that scikit-learn brings:
-# one table and the learning curves. Environment: EPOCHS, TRIAL, SAVE_DIR, PYTHON.
+# Trains a teacher, a student alone and the same student with distillation, on scikit-learn's digits. Prints one table
+# and draws the learning curves. Environment: EPOCHS (20), TRIAL (0), SAVE_DIR (save/quickstart), PYTHON.
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 epochs=${EPOCHS:-20} trial=${TRIAL:-0} save=${SAVE_DIR:-$PWD/save/quickstart}
 common=(--dataset digits --epochs "$epochs" --trial "$trial" --save_dir "$save")

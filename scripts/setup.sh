@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Makes .venv with requirements.txt, or what is named as arguments, unless that is done already.
-# Sourced by the other scripts: sets PYTHON to the interpreter to use, and goes to the repository's root.
-# With PYTHON=/path/to/python3 in the environment, that interpreter is used as it is and nothing is installed.
+# Creates .venv with requirements.txt, or with the requirements files given as arguments, unless that is done already.
+# The other scripts source this file: it sets PYTHON to the interpreter and changes to the repository's root.
+# With PYTHON=/path/to/python3 in the environment, it uses that interpreter and installs nothing.
+# It exits with 2 if the interpreter is older than 3.10, or if a given one has no torch or no torchvision.
 set -euo pipefail
-for path in SAVE_DIR DATA_DIR TEACHER; do  # relative to where the user is
+for path in SAVE_DIR DATA_DIR TEACHER; do  # relative to the user's directory
     if [ -n "${!path:-}" ]; then declare "$path=$(realpath -m "${!path}")"; fi
 done
-if [[ ${PYTHON:-} == */* ]]; then PYTHON=$(realpath -s "$PYTHON"); fi  # a virtual environment's is a link
+if [[ ${PYTHON:-} == */* ]]; then PYTHON=$(realpath -s "$PYTHON"); fi  # -s: a virtual environment's python is a link
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 check_version() {

@@ -49,15 +49,15 @@ a run is in NAME.log beside its directory. A failing run does not stop the other
 
 --dry_run prints the runs as --list reads them, to be edited: a line holds the arguments of train_student.py, or the
 name of train_teacher.py, train_student.py or train_heads.py and its arguments. A run waits for those above it that make
-its --path_t, --path_th or heads. Runs without --name are named after their options. "LABEL: " at the beginning of a line
-labels what it makes, @LABEL as a value in a later line is its place:
+its --path_t, --path_th or heads. Runs without --name are named after their options. "LABEL: " at the beginning of a
+line labels what it makes; @LABEL as a value in a later line is its place:
 
     t: train_teacher.py --model resnet20
     train_student.py --path_t @t --distill kd --model_s resnet8
 
---shard I/N shares the runs between N sweeps with one list, such as the jobs of an array, over a shared disk: each takes
-every N-th run first, then any that no live process has locked, for instance of a sweep that was killed, and ends when no
-run is left."""
+--shard I/N divides the runs between N sweeps that share a list and a disk, such as the jobs of an array. Each takes
+every N-th run first, then any that no live process has locked, such as those of a sweep that was killed, and ends when
+no run is left."""
 
 
 def main(argv=None):
@@ -113,7 +113,7 @@ def sweep_options(argv=None):
     if not opt.list and not (opt.pairs and opt.methods):
         raise UsageError("nothing to run: give --pairs and --methods, or --list")
     common = argv[split + 1:]
-    ours = ("--dry_run", "--jobs", "--gpus", "--shard", "--plot", "--bars", "--heads")
+    ours = "--dry_run", "--jobs", "--gpus", "--shard", "--plot", "--bars", "--heads"
     refuse(common, dict.fromkeys(ours, "it stands before --"), "runs")
     return opt, common
 
@@ -178,6 +178,7 @@ class Plan:
 
     def __init__(self):
         self.jobs = []
+        self.at, self.makers = {}, {}  # the job of a directory, and that of a product: absolute path -> Job
 
     def add(self, script, args, where):
         """The job of `script` with `args`: a new one, or the same one that is there already.
@@ -191,15 +192,17 @@ class Plan:
             record = self._record(script, opt)
             job = Job(script, args, where, opt, record, self._directory(script, opt, record), self._needs(opt))
             _check_heads(job)
-            same = [other for other in self.jobs if other.directory.resolve() == job.directory.resolve()]
-            if same and not job.is_same(same[0]):
-                raise UsageError(f"{job.directory} is for {same[0].where} already: give another --name or --trial")
+            same = self.at.setdefault(job.directory.resolve(), job)
+            if same is not job and not job.is_same(same):
+                raise UsageError(f"{job.directory} is for {same.where} already: give another --name or --trial")
             job.check_begun()
         except UsageError as error:
             hint = " (--distill_flags are for what is distilled alone)" if "unknown flag" in str(error) else ""
             raise UsageError(f"{where}: {error}{hint}") from error
-        self.jobs += [] if same else [job]
-        return same[0] if same else job
+        if same is job:
+            self.jobs.append(job)
+            self.makers[job.product.resolve()] = job
+        return same
 
     def _record(self, script, opt):
         """What is known of a run before it starts. The digits of networks and heads that it reads are of their places,
@@ -234,9 +237,8 @@ class Plan:
 
     def _maker(self, path):
         """The job that makes `path`: heads, a run's directory, or a checkpoint in it. None if there is none."""
-        made = {job.product.resolve(): job for job in self.jobs}
         path = Path(path).resolve()
-        return made.get(path) or made.get(path.parent)
+        return self.makers.get(path) or self.makers.get(path.parent)
 
     def _network(self, path, name=None):
         """The name of the network at `path`, which a job makes or which is there. name: what the user says it is."""
@@ -300,7 +302,7 @@ def add_list(plan, opt, common):
 def split_line(line, labelled):
     """A line of a list -> its label or None, and its words, each @LABEL replaced by what the job of `labelled` makes.
 
-    Raises UsageError for an unknown label, or a missing quotation mark.
+    Raises UsageError for a label that no line before has, or a missing quotation mark.
     """
     words = split_words(re.sub(r"^\s*python3?\s", "", line))
     label = words.pop(0)[:-1] if words and words[0].endswith(":") else None
@@ -308,7 +310,7 @@ def split_line(line, labelled):
         flag, at, name = word.rpartition("@")
         if at and (not flag or re.fullmatch(r"--\w+=", flag)):
             if name not in labelled:
-                raise unknown("label", name, labelled) if labelled else UsageError(f"no line above has the label {name}")
+                raise UsageError(f"{word}: no line above begins with '{name}:'")
             words[i] = flag + str(labelled[name].product)
     return label, words
 

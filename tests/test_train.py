@@ -1,15 +1,18 @@
 """Training through the entry scripts, on digits: what is written, and what a run is worth afterwards."""
+import copy
 import json
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import evaluate
 import train_student
 import train_teacher
+from dataset import dataset_dict
 from models import create_model, load_model, read_checkpoint
-from tests.conftest import TINY, recorded
+from tests.conftest import TINY, build_tiny, recorded
 
 
 def rows(directory):
@@ -64,6 +67,11 @@ def test_simkd_is_evaluated_as_it_is_deployed(teacher_dir, tmp_path, command):
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["acc"] == pytest.approx(rows(run)[-1]["test_acc"])
     assert scores["loss"] == pytest.approx(rows(run)[-1]["test_loss"], rel=1e-5)
+    raw = copy.deepcopy(dict(read_checkpoint(run)))
+    del raw["record"]["options"]["factor"]  # an option that came later than the file
+    torch.save(raw, tmp_path / "before.pth")
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(*(load_model(path).eval()(x) for path in (run, tmp_path / "before.pth")))
     status, _, err = command(train_student, *TINY, "--path_t", run, "--model_s", "resnet8", "--save_dir", tmp_path)
     assert (status, "does not predict by one classifier" in err) == (2, True)
 
@@ -80,6 +88,40 @@ def test_evaluate_finds_what_the_run_recorded(kd_run, teacher_dir, name, command
     assert scores["loss"] == pytest.approx(checkpoint["metrics"]["test_loss"], rel=1e-5)
     assert f"top-1 {scores['acc']:.2f}%" in out
     assert 0 <= scores["agreement"] <= 100
+
+
+@pytest.fixture
+def folder_run(tmp_path):
+    """A resnet8 trained on a folder of eight by eight pixels, held-out images among them."""
+    for i in range(10):
+        for split, count in (("train", 3), ("test", 1)):
+            (tmp_path / "images" / split / str(i)).mkdir(parents=True)
+            for j in range(count):
+                Image.new("RGB", (12, 12), (20 * i, 80 * j, 90)).save(tmp_path / "images" / split / str(i) / f"{j}.png")
+    train_teacher.main(["--model", "resnet8", "--dataset", "folder", "--data_dir", str(tmp_path / "images"), "--epochs",
+                        "1", "--image_size", "8", "--holdout", "1", "--precision", "fp32", "--save_dir", str(tmp_path),
+                        "--name", "run"])
+    return tmp_path / "teachers" / "run"
+
+
+def test_evaluate_on_other_data_asks_the_run_for_nothing(folder_run, tmp_path, command, monkeypatch):
+    """The place, size and held-out images of a run's own data set are not another one's."""
+    asked = []
+    monkeypatch.setitem(dataset_dict, "other", lambda *args: asked.append(args[:2]) or build_tiny(*args))
+    score = ["--path", folder_run, "--precision", "fp32", "--save_dir", tmp_path]
+    status, out, err = command(evaluate, *score, "--dataset", "other")
+    assert status == 0, err
+    assert asked == [("data", None)]
+    assert "(100 images)" in out
+    status, _, err = command(evaluate, *score, "--dataset", "other", "--split", "val")
+    assert (status, "tiny has no validation images" in err) == (2, True)
+    command(evaluate, *score, "--dataset", "other", "--data_dir", "x", "--image_size", "8")
+    assert asked[-1] == ("x", 8)
+    for own in ([], ["--dataset", "folder"]):  # its own, named or not
+        for split in ("val", "test"):
+            status, out, err = command(evaluate, *score, *own, "--split", split)
+            assert status == 0, err
+            assert "(10 images)" in out
 
 
 def test_a_run_is_repeatable(kd_run, teacher_dir, tmp_path):

@@ -2,7 +2,7 @@
 from distiller_zoo.modifiers.logit_std import LogitStandardizationModifier
 from distiller_zoo.modifiers.teacher_head import TeacherHeadModifier
 
-modifiers = {  # in the order in which they are built, act, and are named
+modifiers = {  # in the order in which they are built, applied and named
     "ls": LogitStandardizationModifier,
     "th": TeacherHeadModifier,
 }

@@ -11,16 +11,17 @@ SCALE, TEMPERATURE = 10, 2.0  # published for kd: alpha 9 where kd alone has 0.9
 
 
 def standardise(z):
-    """Zero mean and unit deviation of each sample's logits: (B, K) -> (B, K) float32. A constant row becomes zeros."""
+    """Each sample's logits at zero mean and unit deviation: (B, K) -> (B, K) float32. A constant row becomes zeros."""
     z = z.float()
     return (z - z.mean(dim=1, keepdim=True)) / (EPS + z.std(dim=1, keepdim=True))
 
 
 class LogitStandardizationModifier(Modifier):
-    """Both networks' logits standardised before the losses on logits compare them."""
+    """Standardises both networks' logits before the losses on the logits compare them."""
 
     @classmethod
     def weights_of(cls, weights):
+        """The method's LossWeights with alpha multiplied by SCALE, and kd_T = TEMPERATURE."""
         return weights._replace(alpha=weights.alpha * SCALE, kd_T=TEMPERATURE)
 
     def view(self, s, t):

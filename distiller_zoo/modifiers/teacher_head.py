@@ -18,7 +18,7 @@ from models.features import Reads
 from models.shared_head import TeacherHead, check_widths
 
 DELTA = 0.02  # the weight of the teacher's head in both published commands
-CHOICE = (  # of what predicts, also in evaluate.py
+CHOICE = (  # flags that choose the predicting head, also in evaluate.py
     Option(("--th_inference",), {"type": int, "choices": [0, 1], "nargs": "?", "const": 1, "default": 0,
                                  "metavar": "0|1", "help": "+th: 1: the teacher's head predicts at test time; the same "
                                  "as --validation_th_weight 1"}),
@@ -29,10 +29,14 @@ CHOICE = (  # of what predicts, also in evaluate.py
 
 
 class TeacherHeadModifier(Modifier):
-    """The teacher's classifier as a second one on the student's embedding, beside the student's own.
+    """Adds the teacher's frozen classifier as a second head on the student's embedding.
 
-    The gradient of the second head's KL reaches the student's backbone alone (and the adapter, where the widths
-    differ). What predicts at test time is the student's own head, the teacher's, or a mixture of their probabilities.
+    The KL of the second head has a gradient for the student's backbone only (and for the adapter, where the widths
+    differ). At test time the student's own head predicts, the teacher's head, or a mixture of their probabilities.
+
+    Raises:
+        UsageError: --th_adapter none with different widths; a predicting head for a method that predicts in its own
+            way; a predicting head whose adapter --delta 0 leaves untrained.
     """
 
     options = (
@@ -59,11 +63,12 @@ class TeacherHeadModifier(Modifier):
 
     @property
     def trained(self):
-        """Does the head work on an embedding that it was trained for, or an adapter that learns?"""
+        """Whether the head needs no adapter, or has an adapter that is trained."""
         return self.head.adapter is None or self.delta > 0
 
     @classmethod
     def weights_of(cls, weights):
+        """The method's LossWeights with delta = DELTA."""
         return weights._replace(delta=DELTA)
 
     @classmethod

@@ -1,10 +1,17 @@
-"""Flags: published spellings and meanings, defaults, refusals."""
+"""Flags: published spellings and meanings, defaults, refusals; options that stay as they were parsed."""
+import ast
+import copy
+import pickle
+from pathlib import Path
+
 import pytest
 
-from cli.options import evaluate_options, student_options, teacher_options
+from cli.options import evaluate_options, heads_options, student_options, teacher_options
 from distiller_zoo import get_method, methods
 from errors import UsageError
 
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("cli", "helper", "runs", "tasks", "distiller_zoo", "crd", "models", "dataset")
 STUDENT = ["--path_t", "teacher.pth"]
 
 
@@ -128,23 +135,71 @@ def test_help_lists_every_method_with_its_weights(capsys):
         assert f"  {name:12} -r {method.weights.gamma:g} -a {method.weights.alpha:g}" in text
 
 
+def test_the_learning_rate_is_the_networks():
+    assert [student_options([*STUDENT, "--model_s", name]).learning_rate for name in ("resnet8", "MobileNetV2")] == [
+        0.05, 0.01]
+    assert [teacher_options(["--model", name]).learning_rate for name in ("resnet8", "ShuffleV1")] == [0.05, 0.01]
+    assert student_options([*STUDENT, "--model_s", "MobileNetV2", "--recipe", "dih"]).learning_rate == 0.1
+    opt = student_options([*STUDENT, "--model_s", "MobileNetV2", "--learning_rate", "0.05"])
+    assert (opt.learning_rate, opt.given) == (0.05, ("model_s", "learning_rate"))
+    assert heads_options(STUDENT).learning_rate is None  # the teacher's network is not known yet
+
+
+def test_a_weight_has_one_name():
+    opt = student_options([*STUDENT, "--distill", "kdth", "-b", "0.5", "-d", "2"])
+    assert (opt.alpha, opt.beta, opt.delta, opt.given) == (2, 0, 0.5, ("distill", "alpha", "delta"))
+    assert "d" not in opt
+    opt = student_options([*STUDENT, "--distill", "mhkd", "-a", "0.3"])
+    assert (opt.alpha, opt.mhkd_alpha, set(opt.given)) == (0, [0.3], {"distill", "mhkd_alpha"})
+
+
+def test_what_is_given_has_the_order_of_the_flags():
+    args = [["--batch_size", "8"], ["--epochs", "3"], ["--model_s", "vgg8"], ["--trial", "x"], ["-a", "0.5"]]
+    given = {student_options([*STUDENT, *(word for arg in order for word in arg)]).given
+             for order in (args, reversed(args))}
+    assert given == {("model_s", "alpha", "epochs", "batch_size", "trial")}
+
+
+def test_help_of_a_method_that_is_not_there():
+    for args in (["--help", "--distill", "kdd"], ["--distill=kd+xx", "-h"], ["--help", "--distill"]):
+        with pytest.raises(UsageError, match="unknown m|expected one argument"):
+            student_options(args)
+
+
 def test_help_shows_the_flags_of_the_method_alone(capsys):
     shown = {}
-    for name in (None, "hint", "crd+th"):
+    for name, args in ((None, []), ("hint", ["--distill", "hint"]), ("crd+th", ["--path_t", "t", "--distill=crd+th"])):
         with pytest.raises(SystemExit):
-            student_options(["--help", *(["--distill", name] if name else [])])
+            student_options(["--help", *args])
         shown[name] = capsys.readouterr().out
     assert not any(flag in shown[None] for flag in ("--hint_layer", "--nce_k", "--kdth_t"))
     assert "--hint_layer" in shown["hint"] and "--nce_k" not in shown["hint"]
     assert "--nce_k" in shown["crd+th"] and "--kdth_t" in shown["crd+th"] and "--hint_layer" not in shown["crd+th"]
 
 
-def test_options_are_read_only():
-    opt = teacher_options(["--epochs", "3"])
-    with pytest.raises(AttributeError, match="read-only"):
-        opt.epochs = 4
-    assert opt.but(epochs=4).epochs == 4
-    assert opt.epochs == 3
+@pytest.mark.parametrize("options", [teacher_options, lambda args: student_options([*STUDENT, *args]),
+                                     lambda args: heads_options([*STUDENT, *args])], ids=["teacher", "student", "heads"])
+def test_options_are_read_only(options):
+    opt = options(["--epochs", "3"])
+    for name in ("epochs", "given", "roles", "_values", "new"):
+        with pytest.raises(AttributeError, match="read-only"):
+            setattr(opt, name, 4)
+    with pytest.raises(TypeError):
+        opt["epochs"] = 4
+    with pytest.raises(AttributeError):
+        del opt.epochs
+    with pytest.raises(AttributeError, match="there is no option epoch"):
+        opt.epoch  # noqa: B018
+    other = opt.but(epochs=4, new=5)
+    assert (other.epochs, other["epochs"], other.new, other.given) == (4, 4, 5, opt.given)
+    assert other.roles == opt.roles
+    assert (opt.epochs, opt["epochs"], dict(opt)["epochs"], "new" in opt) == (3, 3, 3, False)
+
+
+def test_options_are_copied_and_sent():
+    opt = student_options([*STUDENT, "--epochs", "3"])
+    for other in (copy.copy(opt), copy.deepcopy(opt), pickle.loads(pickle.dumps(opt))):
+        assert (dict(other), other.given, other.roles) == (dict(opt), opt.given, opt.roles)
 
 
 @pytest.mark.parametrize("args", [["--learning_rate", "0.05"], ["--lr_decay_epochs", "150,180,210"], ["--kd_T", "4"],
@@ -161,14 +216,16 @@ def test_modifiers_stack(args):
 
 
 def test_nothing_writes_to_the_options():
-    """A walk over the syntax of every file: no statement assigns to an attribute of `opt`."""
-    import ast
-    from pathlib import Path
-    root = Path(__file__).resolve().parents[2]
-    rooms = ("cli", "helper", "runs", "tasks", "distiller_zoo", "crd", "models", "dataset")
-    for file in [*root.glob("*.py"), *(file for room in rooms for file in (root / room).rglob("*.py"))]:
+    """A walk over the syntax of every file: no statement assigns to, or deletes, an attribute of `opt`."""
+    written = []
+    for file in [*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]:
         for node in ast.walk(ast.parse(file.read_text())):
-            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-            for target in targets:
-                assert not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name)
-                            and target.value.id in ("opt", "options")), f"{file}:{node.lineno}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+                target = node.args[0]
+            elif isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
+                target = node.value
+            else:
+                continue
+            if isinstance(target, ast.Name) and target.id in ("opt", "options"):
+                written.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    assert written == []

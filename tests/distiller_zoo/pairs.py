@@ -2,7 +2,7 @@
 import torch
 
 from dataset import Batch
-from distiller_zoo import Composition, get_method, make_terms, methods
+from distiller_zoo import Composition, make_terms, methods
 from flags import Options
 from helper.device import Device
 from helper.objective import Objective
@@ -15,10 +15,11 @@ CPU = Device(torch.device("cpu"), [], "fp32")
 
 
 def composed(method):
-    """The Composition of a method's class; one that is given unchanged."""
+    """The Composition of a method's class, which need not be registered; one that is given, unchanged."""
     if isinstance(method, Composition):
         return method
-    return get_method(next(name for name, known in methods.items() if known is method))
+    name = next((name for name, known in methods.items() if known is method), method.__name__)
+    return Composition(name, method, {}, method.weights)
 
 
 def options(method, image_size=32, **given):

@@ -22,7 +22,7 @@ from helper.objective import FirstStage
 from models import create_model
 from models.deploy import assemble
 from models.features import Features
-from tests.distiller_zoo.pairs import CLASSES, batch_of, composed, end_first_stages, features, make, options
+from tests.distiller_zoo.pairs import CLASSES, batch_of, end_first_stages, features, make, options
 
 METHODS = [CorrelationMethod, VIDMethod, RKDMethod, PKTMethod, FactorMethod, SRRLMethod, SemCKDMethod,
            SimKDMethod, ReviewKDMethod]

@@ -16,8 +16,8 @@ from tests.distiller_zoo import pairs
 from tests.distiller_zoo.pairs import batch_of, weighted
 from tests.distiller_zoo.test_maps import draw, heads
 
-MODES, PROJECTORS, NORMS = (next(option.settings["choices"] for option in ProjectorMethod.options if flag in option.flags)
-                            for flag in ("--projector_loss", "--projector", "--projector_norm"))
+MODES, PROJECTORS, NORMS = ({option.name: option.settings["choices"] for option in ProjectorMethod.options}[name]
+                            for name in ("projector_loss", "projector", "projector_norm"))
 each_mode = pytest.mark.parametrize("mode", MODES)
 PRECISIONS = [(torch.float32, 1e-4), (torch.float64, 1e-6)]
 

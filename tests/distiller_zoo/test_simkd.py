@@ -8,9 +8,9 @@ from torch import nn
 
 from distiller_zoo.simkd import SimKD, SimKDMethod
 from errors import UsageError
-from models import create_model, get_classifier
+from models import create_model
 from models.checkpoint import save_checkpoint
-from models.deploy import Deployment, assemble, rebuild
+from models.deploy import assemble, rebuild
 from models.loading import load_model
 from tests.distiller_zoo.pairs import CLASSES, batch_of, make, options
 from tests.distiller_zoo.published import load_parameters
@@ -70,7 +70,7 @@ def test_the_target_is_what_the_teachers_classifier_averages(teacher):
                                                   ("torchvision/resnet18", "wrn_16_1")])
 def test_prediction_and_deployed_network_agree(teacher, student):
     """Also where the student's map is the larger one, which is pooled without asking the teacher."""
-    objective, made = make(SimKDMethod, teacher, student, image_size=64)
+    objective, _ = make(SimKDMethod, teacher, student, image_size=64)
     objective(batch_of(4, 64))
     objective.eval()
     batch = batch_of(3, 64, seed=1)
@@ -111,7 +111,7 @@ def test_published_pair_deployed():
 
 
 def test_the_deployed_network_follows_training_and_leaves_the_student_whole():
-    objective, made = make(SimKDMethod, student="MobileNetV2", image_size=32)
+    objective, _ = make(SimKDMethod, student="MobileNetV2", image_size=32)
     deployed, batch = objective.deployed(), batch_of(4)
     before = deployed.eval()(batch.images)
     objective.train()
@@ -141,7 +141,7 @@ def test_a_deployed_network_is_rebuilt_without_the_teachers_weights(tmp_path):
 
 
 def test_the_deployed_network_can_be_copied_and_exported():
-    objective, made = make(SimKDMethod, student="MobileNetV2")
+    objective, _ = make(SimKDMethod, student="MobileNetV2")
     deployed, images = objective.deployed().eval(), batch_of(2).images
     with torch.no_grad():
         expected = deployed(images)

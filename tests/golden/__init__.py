@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 classic = json.loads((Path(__file__).parent / "classic.json").read_text())
+modern = json.loads((Path(__file__).parent / "modern.json").read_text())
 heads = json.loads((Path(__file__).parent / "heads.json").read_text())["cases"]
 
 
 def draw_inputs(case, dtype=torch.float32):
-    """The inputs of a case of classic.json, in order: {name: tensor}; floating ones require a gradient in `dtype`."""
+    """The inputs of a case of classic.json or modern.json, in order: {name: tensor}; floating ones require a gradient
+    in `dtype`."""
     rs = np.random.RandomState(case["seed"])
     drawn = {}
     for spec in case["inputs"]:

@@ -9,6 +9,7 @@ import torch
 
 from errors import UsageError
 from models import create_model, load_model, open_checkpoint, read_checkpoint
+from models.deploy import Deployment
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -39,8 +40,10 @@ def test_our_own_file_says_everything(tmp_path, model):
     checkpoint = open_checkpoint(path.parent)
     assert (checkpoint.path, checkpoint.name, checkpoint.num_classes, checkpoint.accuracy) == (path, "resnet8", 5, 71.5)
     assert checkpoint.imagenet is False
-    assert checkpoint.extra == {}
+    assert checkpoint.state.keys() == model.state_dict().keys()
+    assert checkpoint.deployment == Deployment()
     assert_same(checkpoint.build(num_classes=5), model)
+    assert_same(checkpoint.deployed(num_classes=5), model)
 
 
 def test_repdistiller_teacher_with_options_and_numpy_scalars(tmp_path, model):
@@ -63,7 +66,9 @@ def test_student_with_a_teacher_head(tmp_path, model):
     path = save(tmp_path, {"epoch": 240, "model": state, "best_acc": np.float64(73.0)},
                 "S:resnet8_T:resnet110_cifar100_kdth/resnet8_best.pth")
     checkpoint = open_checkpoint(path)
-    assert sorted(checkpoint.extra) == ["t_head.bias", "t_head.weight"]
+    assert checkpoint.state.keys() == model.state_dict().keys()  # neither prefixes nor the head
+    assert {"t_head.bias", "t_head.weight"} <= checkpoint.raw["model"].keys()
+    assert checkpoint.deployment.is_student
     assert checkpoint.accuracy == 73.0
     assert isinstance(checkpoint.accuracy, float)
     assert_same(checkpoint.build(), model)

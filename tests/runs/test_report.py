@@ -3,8 +3,10 @@ import json
 
 import pytest
 
+from cli.options import teacher_options
 from errors import UsageError
 from runs.plots import bars, plot, plot_heads
+from runs.record import RunRecord
 from runs.report import find_runs, group_runs, split_groups, table
 
 
@@ -35,6 +37,21 @@ def test_trials_of_one_setting_are_averaged(make, tmp_path):
     lines = table(group_runs(find_runs([tmp_path]))).splitlines()
     assert len(lines) == 3
     assert lines[2] == "| resnet8 | 3 | 2 | 61.00 ± 2.83 | 62.00 ± 2.83 | 78,042 | 90 s |"
+
+
+def test_trials_from_two_places_are_averaged(tmp_path):
+    """The data and the runs were elsewhere, the images were the same."""
+    for trial, place in enumerate(("a", "b")):
+        opt = teacher_options(["--model", "resnet8", "--trial", str(trial), "--data_dir", place, "--save_dir", place,
+                               "--num_workers", str(trial), *(["--precision", "fp32"] if trial else [])])
+        facts = {"arch": "resnet8", "parameters": 78042, "data": {"name": "digits"}, "inputs": {},
+                 "resolved": {"precision": "fp32", "compile": "off"}}
+        (tmp_path / place).mkdir()
+        RunRecord("teacher", dict(opt), opt.given, facts, opt.roles).write(tmp_path / place)
+        row = {"epoch": 1, "test_acc": 60.0 + 2 * trial, "seconds": 1.0}
+        (tmp_path / place / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    line = "| resnet8 | 1 | 2 | 61.00 ± 1.41 | 61.00 ± 1.41 | 78,042 | 1 s |"
+    assert table(group_runs(find_runs([tmp_path]))).splitlines()[2:] == [line]
 
 
 def test_other_options_and_other_teachers_stay_apart(make, tmp_path):
