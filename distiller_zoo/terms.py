@@ -71,7 +71,9 @@ def make_terms(criterion, opt=None, method=None, modifiers=()):
 def check_views(modifiers, terms, opt):
     """Raises UsageError if a modifier changes logits that no term compares."""
     for modifier in modifiers:
-        if type(modifier).view is not Modifier.view and not any(term.loss.reads.logits for term in terms):
-            method, *names = opt.distill.split("+")
-            raise UsageError(f"--distill {opt.distill}: {method} has no term on the logits at --alpha 0, and "
-                             f"+{'+'.join(names)} nothing to act on: give -a a value, or use {method}")
+        if type(modifier).view is Modifier.view or any(term.loss.reads.logits for term in terms):
+            continue
+        flag = modifier.flag
+        rest = "+".join(part for part in opt.distill.split("+") if f"+{part}" != flag)
+        raise UsageError(f"--distill {opt.distill}: no term compares the logits alone at --alpha 0, and {flag} has "
+                         f"nothing to act on: give -a a value where that is the weight of the KL, or use {rest}")

@@ -15,23 +15,34 @@ WITH_HEAD = {"kdth": "kd+th", "kdeth": "kde+th", "crdth": "crd+th"}
 
 
 def updated(raw):
-    """The dict of a checkpoint with the entries `deployment` and `modifiers`. Foreign files are unchanged."""
+    """The dict of a checkpoint with the entries `deployment` and `modifiers`; present and foreign files unchanged."""
     options = raw.get("options")
+    if {"optimizer", "method"} <= raw.keys() and not {"options", "modifiers"} & raw.keys():  # of a first stage
+        method, head = _split(raw["method"])
+        return raw | {"method": method, "modifiers": head}
     if "deployment" in raw or not isinstance(options, Mapping) or not {"arch", "num_classes"} <= raw.keys():
         return raw
     name = options.get("distill") if "teacher" in raw else None
     method, *modifiers = WITH_HEAD.get(name, name or "").split("+")
     state, deployment = raw.get("method") or {}, Deployment()
     if "th" in modifiers:
-        head = {key.removeprefix("head."): tensor for key, tensor in state.items() if key.startswith("head.")}
-        state = {key.removeprefix("method."): tensor for key, tensor in state.items() if key.startswith("method.")}
-        raw = raw | {"modifiers": {f"th.head.{key}": tensor for key, tensor in head.items()}}
+        state, modifiers_state = _split(state)
+        raw = raw | {"modifiers": modifiers_state}
+        head = {key.removeprefix("th.head."): tensor for key, tensor in modifiers_state.items()}
         deployment = _shared_head(head, options)
     if method == "simkd":
         deployment = _reused_classifier(state, options, raw["teacher"]["arch"])
         deployment.spec["beside_head"] = "th" in modifiers
     accuracy = {"accuracy": raw["metrics"]["test_acc"]} if raw.get("metrics", {}).get("test_acc") is not None else {}
     return {"modifiers": {}} | accuracy | raw | {"method": state, "deployment": deployment._asdict()}
+
+
+def _split(state):
+    """A method's state, of METHOD+th where it has head.*, as those of the method and of its modifiers."""
+    head = {f"th.{key}": tensor for key, tensor in state.items() if key.startswith("head.")}
+    if not head:
+        return state, {}
+    return {key.removeprefix("method."): tensor for key, tensor in state.items() if key.startswith("method.")}, head
 
 
 def _shared_head(head, options):

@@ -16,7 +16,7 @@ from models.norm import BatchNorm2d
 
 
 class FlatHead(nn.Module):
-    """One linear layer on the flattened map.
+    """One linear layer on the flattened map: every position has weights of its own.
 
     Args:
         shape: (C, H, W) of the map; the weights fit this size only.

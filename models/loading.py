@@ -85,7 +85,12 @@ class ModelCheckpoint:
 
         Arguments and errors are those of `build`.
         """
-        return rebuild(self.deployment, self.build(num_classes, name, imagenet), self.raw)
+        network = self.build(num_classes, name, imagenet)
+        try:
+            return rebuild(self.deployment, network, self.raw)
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise UsageError(f"{self.path} does not hold all that its run deployed ({error!r}): train it again with "
+                             "this version, or read it with the one that wrote it") from error
 
     def choosing(self, th_weight):
         """This checkpoint of METHOD+th with another weight of the teacher's head, 0 to 1.
@@ -102,7 +107,7 @@ def open_checkpoint(path):
     """
     path = find_checkpoint(path)
     raw = updated(read_checkpoint(path))
-    if "heads" in raw or raw.get("record", {}).get("kind") == "heads":  # what train_heads.py writes, and its run
+    if "heads" in raw or _mapping(raw, "record").get("kind") == "heads":  # what train_heads.py writes, and its run
         raise UsageError(f"{path} holds heads of a teacher, not a network: give the teacher's own file, or its run's "
                          "directory")
     tensors = {_unwrapped(key): tensor for key, tensor in _find_state(raw, path).items()}
@@ -119,9 +124,19 @@ def open_checkpoint(path):
         imagenet=imagenet,
         num_classes=num_classes,
         accuracy=_find_accuracy(raw),
-        deployment=Deployment(**raw.get("deployment", {})),
+        deployment=_deployment(raw),
         raw=raw,
     )
+
+
+def _mapping(raw, key):
+    """An entry of a file if it is a dict, as ours is, else {}."""
+    return raw[key] if isinstance(raw.get(key), Mapping) else {}
+
+
+def _deployment(raw):
+    entry = _mapping(raw, "deployment")
+    return Deployment(**entry) if entry.keys() == set(Deployment._fields) else Deployment()
 
 
 def load_model(path, num_classes=None, name=None, imagenet=None):

@@ -11,6 +11,7 @@ from errors import UsageError
 from files import write_text
 from flags import Role
 
+SETTLED_LATER = ("precision", "compile", "image_size")  # options that data and device settle: the facts say how
 LONGEST_NAME = 200  # bytes; file systems allow 255
 FILE = "options.json"
 # Places of their own in a student's name.
@@ -83,8 +84,9 @@ class RunRecord:
     def _effective(self):
         """{name: value} of all that identifies the run, as far as it is known: facts before the options they settle."""
         parts = [self.facts.get(part, {}) for part in ("data", "inputs", "resolved")]
-        known = {key: value for part in parts for key, value in part.items() if value is not None}
-        settled = {"precision", "compile", "image_size"} - known.keys()
+        # A folder's name is its place; what is in it has an identity.
+        known = {key: value for part in parts for key, value in part.items() if value is not None and key != "name"}
+        settled = {*SETTLED_LATER, "learning_rate", "head_stages"} - known.keys()
         options = {key: value for key, value in self.identity().items()
                    if not (key in settled and value in (None, "auto"))}
         return options | known
@@ -104,9 +106,11 @@ class RunRecord:
 
     def setting(self):
         """What groups the runs of a table: ((name, value as JSON), ...). Runs of one setting differ by trial alone."""
-        options = {key: value for key, value in self.identity().items() if key not in ("trial", "seed")}
+        options = {key: value for key, value in self.identity().items()
+                   if key not in {"trial", "seed", *SETTLED_LATER}}
         inputs = {key: value for key, value in self.facts.get("inputs", {}).items() if value is not None}
-        facts = {"data": self.facts.get("data", {}).get("name"), "arch": self.facts.get("arch"),
+        data = self.facts.get("data", {})
+        facts = {"data": data.get("name"), "image_size": data.get("image_size"), "arch": self.facts.get("arch"),
                  "teacher": self.facts.get("teacher", {}).get("arch"), **self.facts.get("resolved", {})}
         settings = options | {f"{key} weights": value for key, value in inputs.items()} | facts
         return tuple(sorted((key, json.dumps(value)) for key, value in settings.items()))
@@ -130,13 +134,16 @@ class RunRecord:
     @classmethod
     def of_checkpoint(cls, raw):
         """The record in a checkpoint; of a published file what it says of its data set; None if that is nothing."""
-        if "record" in raw:
+        if isinstance(raw.get("record"), Mapping) and "kind" in raw["record"]:
             return cls.from_dict(raw["record"])
         options = raw.get("options") or raw.get("opt")
-        if isinstance(options, Namespace):
-            options = {key: value for key, value in vars(options).items() if key in PUBLISHED}
-        if not isinstance(options, Mapping) or "dataset" not in options:
+        options = vars(options) if isinstance(options, Namespace) else options
+        if not isinstance(options, Mapping) or not options.get("dataset"):
             return None
+        if not {"arch", "num_classes"} <= raw.keys():  # another program's
+            options = {key: options[key] for key in PUBLISHED if options.get(key) is not None}
+            if not {"mean", "std"} <= options.keys():
+                options = {key: value for key, value in options.items() if key not in ("mean", "std")}
         return _earlier(options | {key: raw[key] for key in EARLIER_FACTS if key in raw})
 
     @classmethod
@@ -187,6 +194,8 @@ EARLIER_ROLES = {
     Role.PLACE: {"data_dir", "save_dir", "num_workers", "gpu_id", "name"},
     Role.DISPLAY: {"print_freq", "save_freq", "overwrite", "skip_validation"},
 }
+EARLIER_TRAINING = {"optimizer": "sgd", "lr_schedule": "step", "lr_min": 0.0, "lr_power": 2.0, "lr_warmup_epochs": 0.0,
+                    "ema_decay": 0.0}  # what came later, as it was then
 EARLIER_OTHERS = {"command", "torch", "heads", "th", "teacher_hash", "data_identity", "d"}
 
 
@@ -204,7 +213,8 @@ def _earlier(content):
     resolved = {key: content[key] for key in ("precision", "compile") if key in content}
     facts |= {"data": data, "inputs": {k: v for k, v in inputs.items() if v is not None}, "resolved": resolved}
     roles = {key: role for role, keys in EARLIER_ROLES.items() for key in keys}
+    left_out = EARLIER_DATA | EARLIER_FACTS | EARLIER_OTHERS | resolved.keys()
+    options = EARLIER_TRAINING | {key: value for key, value in content.items() if key not in left_out}
     # A method wrote the stages that it chose itself into head_stages.
-    left_out = EARLIER_DATA | EARLIER_FACTS | EARLIER_OTHERS | resolved.keys() | {"head_stages"}
-    options = {key: value for key, value in content.items() if key not in left_out}
+    options |= {"head_stages": None} if kind == "student" else {}
     return RunRecord(kind, options, (), facts, roles)

@@ -1,5 +1,6 @@
 """Shared fixtures: a few digits as a data set, a briefly trained teacher, the command line."""
 import copy
+import functools
 import json
 import os
 import signal
@@ -32,7 +33,12 @@ SMALL = {"mhkd": ["--image_size", "8", "--head_stages", "2"]}
 
 def build_tiny(data_dir, image_size, cache_dir):
     """150 training and 100 test images of digits at 16x16, for runs that take a fraction of a second."""
-    data = digits.build(data_dir, image_size or 16, cache_dir)
+    return _tiny(image_size or 16)
+
+
+@functools.cache
+def _tiny(image_size):
+    data = digits.build(None, image_size, None)
     train, test = data.train.subset(torch.arange(150)), data.test.subset(torch.arange(100))
     return dataclasses.replace(data, name="tiny", train=train, val=test, test=test)
 

@@ -1,4 +1,4 @@
-"""Run directories that version 1.0 wrote (files_of_1_0/README.md) are opened, scored, taught with, resumed and shown."""
+"""Run directories that version 1.0 wrote (files_of_1_0/README.md) are opened, scored, taught with and resumed."""
 import json
 import shutil
 from pathlib import Path
@@ -49,11 +49,11 @@ def rows(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def assert_row(found, expected):
+def assert_row(found, expected, rel=1e-4):
     """Equal metrics, but for times and another CPU's rounding."""
     assert found.keys() == expected.keys()
     for key in expected.keys() - {"seconds", "images_per_second"}:
-        tolerance = {"abs": 1.5 * IMAGE} if "acc" in key else {"rel": 1e-4}
+        tolerance = {"abs": 1.5 * IMAGE} if "acc" in key else {"rel": rel}
         assert found[key] == pytest.approx(expected[key], **tolerance), key
 
 
@@ -155,7 +155,6 @@ def test_a_stopped_run_goes_on(save, method, capfd):
     (["--batch_size", "64"], "begun with batch_size = 128, not 64"),
     (["--image_size", "8"], "begun with image_size = 16, not 8"),
     (["--seed", "7"], "begun with seed = 1, not 7"),
-    (["--compile", "on"], "begun with compile = off, not on"),
     (["--path_t", "save/teachers/adapter"], "begun with teacher = a460f1f4da79, not "),
     (["--distill", "crd"], "begun with distill = kd, not crd"),
 ], ids=str)
@@ -169,8 +168,8 @@ def test_other_flags_are_refused(command, flags, message):
 
 def test_places_and_display_are_not_refused(save, capfd):
     shutil.copytree(save / "teachers" / "teacher", save.parent / "elsewhere")
-    train_student.main([*STOPPED["kd"], "--path_t", "elsewhere", "--print_freq", "3", "--num_workers", "0", "--data_dir",
-                        "x", "--gpu_id", "cpu"])
+    train_student.main([*STOPPED["kd"], "--path_t", "elsewhere", "--print_freq", "3", "--num_workers", "0",
+                        "--data_dir", "x", "--gpu_id", "cpu"])
     assert "going on after epoch 1 of 2" in capfd.readouterr().out
 
 
@@ -189,7 +188,7 @@ def test_finished_heads_are_found(save, capfd):
 def test_dih_learns_from_the_stored_heads():
     train_student.main([*DISTIL, "--distill", "dih", "--name", "again", "--epochs", "1"])
     once, again = (Path("save", "students", name) for name in ("dih", "again"))
-    assert_row(rows(again)[0], rows(once)[0])
+    assert_row(rows(again)[0], rows(once)[0], rel=1e-3)
     assert RunRecord.read(again).differs(RunRecord.read(once)) == []
     assert RunRecord.read(again).facts["inputs"] == RunRecord.read(once).facts["inputs"]
 
@@ -200,7 +199,8 @@ def test_the_teacher_teaches(capfd):
     out, err = capfd.readouterr()
     assert "teacher resnet8: 50.28% on the test images (its checkpoint says 50.28%)" in out
     assert "warning" not in err
-    assert_row(rows(Path("save", "students", "again"))[0], rows(Path("save", "students", "kdth"))[0])
+    once, again = (Path("save", "students", name) for name in ("kdth", "again"))
+    assert_row(rows(again)[0], rows(once)[0], rel=1e-3)
 
 
 # Showing

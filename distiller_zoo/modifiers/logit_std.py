@@ -4,6 +4,8 @@ A modifier of the terms on the logits: METHOD+ls.
 
 z -> (z - mean_c z) / (std_c z + 1e-7) of both networks, std with divisor K - 1; cross-entropy sees z itself
 """
+import torch
+
 from distiller_zoo.method import Modifier
 
 EPS = 1e-7
@@ -12,7 +14,7 @@ SCALE, TEMPERATURE = 10, 2.0  # published for kd: alpha 9 where kd alone has 0.9
 
 def standardise(z):
     """Each sample's logits at zero mean and unit deviation: (B, K) -> (B, K) float32. A constant row becomes zeros."""
-    z = z.float()
+    z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
     return (z - z.mean(dim=1, keepdim=True)) / (EPS + z.std(dim=1, keepdim=True))
 
 

@@ -150,7 +150,7 @@ def test_a_weight_has_one_name():
     assert (opt.alpha, opt.beta, opt.delta, opt.given) == (2, 0, 0.5, ("distill", "alpha", "delta"))
     assert "d" not in opt
     opt = student_options([*STUDENT, "--distill", "mhkd", "-a", "0.3"])
-    assert (opt.alpha, opt.mhkd_alpha, set(opt.given)) == (0, [0.3], {"distill", "mhkd_alpha"})
+    assert (opt.alpha, opt.mhkd_alpha, set(opt.given)) == (0, 0.3, {"distill", "mhkd_alpha"})
 
 
 def test_what_is_given_has_the_order_of_the_flags():
@@ -162,7 +162,7 @@ def test_what_is_given_has_the_order_of_the_flags():
 
 def test_help_of_a_method_that_is_not_there():
     for args in (["--help", "--distill", "kdd"], ["--distill=kd+xx", "-h"], ["--help", "--distill"]):
-        with pytest.raises(UsageError, match="unknown m|expected one argument"):
+        with pytest.raises(UsageError, match=r"unknown m|expected one argument"):
             student_options(args)
 
 
@@ -178,7 +178,8 @@ def test_help_shows_the_flags_of_the_method_alone(capsys):
 
 
 @pytest.mark.parametrize("options", [teacher_options, lambda args: student_options([*STUDENT, *args]),
-                                     lambda args: heads_options([*STUDENT, *args])], ids=["teacher", "student", "heads"])
+                                     lambda args: heads_options([*STUDENT, *args])],
+                         ids=["teacher", "student", "heads"])
 def test_options_are_read_only(options):
     opt = options(["--epochs", "3"])
     for name in ("epochs", "given", "roles", "_values", "new"):
@@ -220,7 +221,8 @@ def test_nothing_writes_to_the_options():
     written = []
     for file in [*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))]:
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
+            if (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+                    and node.func.id in ("setattr", "delattr")):
                 target = node.args[0]
             elif isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
                 target = node.value

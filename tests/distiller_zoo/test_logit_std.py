@@ -5,6 +5,7 @@ import torch.nn.functional as F
 
 from distiller_zoo import DistillKL, KDMSEMethod, get_method
 from distiller_zoo.modifiers.logit_std import LogitStandardizationModifier, standardise
+from distiller_zoo.terms import LogitKL
 from errors import UsageError
 from models.features import Features
 from tests.distiller_zoo.pairs import CLASSES, batch_of, features, make
@@ -20,14 +21,27 @@ def random_logits(batch=4, seed=0, dtype=torch.float32):
     return torch.randn(batch, CLASSES, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def kl_of_views(z_s, z_t, T):
+    """The KL that alpha multiplies, of the logits as the modifier lets it see them."""
+    modifier = LogitStandardizationModifier(None, None, None, None)
+    return LogitKL(T)(*modifier.view(Features([], z_s), Features([], z_t)), None)
+
+
 @each_precision
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"T {case['ctor']['T']:g}")
 def test_published_values(case, dtype, suffix, tolerance):
     z_s, z_t = draw_inputs(case, dtype).values()
-    loss = DistillKL(**case["ctor"])(standardise(z_s), standardise(z_t.detach()))
+    loss = kl_of_views(z_s, z_t, **case["ctor"])
     loss.backward()
+    assert (loss.shape, loss.dtype, z_t.grad) == ((), dtype, None)
     assert loss.item() == pytest.approx(case["out"]["loss" + suffix], rel=tolerance)
     assert z_s.grad.norm().item() == pytest.approx(case["out"]["grad_norm" + suffix]["z_s"], rel=tolerance)
+
+
+def test_gradient():
+    """Through the mean and the deviation of a row too."""
+    z_s, z_t = (random_logits(3, seed, torch.float64) for seed in (0, 1))
+    assert torch.autograd.gradcheck(lambda z: kl_of_views(z, z_t, 2.0), z_s.requires_grad_())
 
 
 def test_what_standardised_logits_are():
@@ -135,11 +149,19 @@ def test_weights():
     assert weights.kd_T == 2
     both = get_method("kd+th+ls").weights
     assert (both.alpha, both.kd_T, both.delta) == (pytest.approx(9), 2, 0.02)
-    assert get_method("kd").weights.kd_T == 4
+    assert (get_method("kd").weights[:3], get_method("kd").weights.kd_T) == ((0.1, 0.9, 0.0), 4)
+    objective, _ = make(get_method("kd+ls"), image_size=16)
+    batch = batch_of(4, 16)
+    s, t = features(objective.student, objective.teacher, batch)
+    parts = {"ce": 0.1 * F.cross_entropy(s.logits, batch.target), "kl": 9 * kl_of_views(s.logits, t.logits, 2.0)}
+    terms = {name: term.item() for name, term in objective(batch).terms.items()}
+    assert terms == pytest.approx({name: part.item() for name, part in parts.items()}, rel=1e-4)
 
 
-@pytest.mark.parametrize(("name", "rest"), [("crd+ls", "crd"), ("hint+ls", "hint"), ("crd+ls+th", "crd")])
+@pytest.mark.parametrize(("name", "rest"), [("crd+ls", "crd"), ("hint+ls", "hint"), ("crd+ls+th", r"crd\+th")])
 def test_nothing_to_act_on_is_refused(name, rest):
-    with pytest.raises(UsageError, match=rf"{rest} has no term on the logits at --alpha 0.*: give -a a value"):
+    message = rf"no term compares the logits alone at --alpha 0, and \+ls has nothing .*: give -a a value.* use {rest}$"
+    with pytest.raises(UsageError, match=message):
         make(get_method(name), image_size=16, targets=torch.arange(100) % CLASSES, nce_k=16)
+    make(get_method(name), image_size=16, targets=torch.arange(100) % CLASSES, nce_k=16, alpha=1.0)
     make(get_method("kdmse+ls"), image_size=16, alpha=0.0)  # its own term is on the logits

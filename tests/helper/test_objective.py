@@ -68,6 +68,15 @@ def test_a_weight_of_zero_skips_its_term_and_the_teacher(pair):
     assert list(losses.terms) == ["ce"]
 
 
+def test_a_teacher_teaches_without_a_method(pair):
+    """The KL of alpha needs none."""
+    student, teacher, _, batch = pair
+    losses = make(student, teacher, None, gamma=0.5, alpha=2.0).eval()(batch)
+    z_s, z_t = student(batch.images), teacher(batch.images)
+    assert list(losses.terms) == ["ce", "kl"]
+    assert losses.terms["kl"].item() == pytest.approx(2 * DistillKL(4.0)(z_s, z_t).item())
+
+
 def test_the_teacher_never_changes(pair):
     student, teacher, method, batch = pair
     before = {key: value.clone() for key, value in teacher.state_dict().items()}

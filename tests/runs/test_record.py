@@ -149,6 +149,9 @@ def test_what_auto_became_is_told():
     given = student("--compile", "off", resolved={"precision": "bf16", "compile": "off"})
     with pytest.raises(UsageError, match="begun with compile = on, not off: pass --overwrite"):
         given.check_same(begun, "run")
+    with pytest.raises(UsageError, match="begun with compile = off, not on: pass --overwrite"):
+        spelled_out = student("--compile", "on", resolved={"precision": "bf16", "compile": "on"})
+        spelled_out.check_same(student(resolved={"precision": "bf16", "compile": "off"}), "run")
 
 
 def test_other_options_under_one_name_are_refused():
