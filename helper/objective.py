@@ -41,7 +41,8 @@ class Objective(nn.Module):
         self.input_gradient = any(each.input_gradient for each in reads)
         of_teacher = [each for each in reads if each.teacher] if teacher is not None else []
         self.reads_teacher = bool(of_teacher)
-        self.t_depth = deepest(of_teacher, len(method.t_shapes) - 1) if of_teacher else None
+        n_maps = None if method is None else len(method.t_shapes) - 1
+        self.t_depth = deepest(of_teacher, n_maps) if of_teacher else None
         self.network = NetworkOnDevice(device)
         if teacher is not None:
             teacher.eval().requires_grad_(False)
