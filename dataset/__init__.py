@@ -2,7 +2,7 @@
 
     data = load_dataset("digits", "data", cache_dir="data/cache")
     loader = make_loader(data, data.train, kind="auto", batch_size=64, train=True, device=device)
-    for images, target, index in loader: ...
+    for batch in loader: batch.images, batch.target, batch.index
 
 To add a data set, write `build(data_dir, image_size, cache_dir) -> Data` in a file of its own and add it to
 `dataset_dict`. A builder imports libraries that only it needs inside the function: torchvision takes 2 s to import.
