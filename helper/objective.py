@@ -41,7 +41,7 @@ class Objective(nn.Module):
         self.input_gradient = any(each.input_gradient for each in reads)
         of_teacher = [each for each in reads if each.teacher] if teacher is not None else []
         self.reads_teacher = bool(of_teacher)
-        n_maps = None if method is None else len(method.t_shapes) - 1
+        n_maps = len(method.t_shapes) - 1 if of_teacher and method is not None else None
         self.t_depth = deepest(of_teacher, n_maps) if of_teacher else None
         self.network = NetworkOnDevice(device)
         if teacher is not None:
