@@ -74,6 +74,9 @@ class NegativeSampler(nn.Module):
     def __init__(self, targets, k, mode="exact"):
         super().__init__()
         self.k, self.mode = k, mode
+        # It uses numpy, which would be traced into slower operations. Here and not as a decorator: the call imports the
+        # compiler, which takes seconds, for every script.
+        self.distinct_by_bytes = torch.compiler.disable(distinct_by_bytes)
         counts = torch.bincount(targets)
         # Images sorted by class: class c is by_class[start[c] : start[c] + count[c]].
         # They are functions of the data set, so they are not checkpointed.
@@ -108,7 +111,7 @@ class NegativeSampler(nn.Module):
 
     def _distinct(self, start, count):
         if start.device.type == "cpu":
-            return distinct_by_bytes(self.by_class, start, count, self.k)
+            return self.distinct_by_bytes(self.by_class, start, count, self.k)
         place = distinct_by_keys(len(self.by_class) - count[:, None], len(self.by_class), self.k)
         return self.by_class[_step_over(place, start[:, None], count[:, None])]
 
@@ -118,7 +121,6 @@ def _step_over(place, start, count):
     return place + count * (place >= start)
 
 
-@torch.compiler.disable  # it uses numpy, which would be traced into slower operations
 def distinct_by_bytes(by_class, start, count, k):
     """k different images per row, uniform among the images outside the row's class: (B, k), ascending. For the CPU.
 

@@ -4,6 +4,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from errors import UsageError
 from helper.networks import NetworkOnDevice
 from helper.optim import Learned
 from models.deploy import Deployment, assemble
@@ -100,6 +101,9 @@ class Objective(nn.Module):
             for term in self.terms:
                 seen = views if term.loss.reads.logits else (s, t)
                 losses, predicted = term(*seen, batch)
+                if losses.keys() & parts.keys():
+                    raise UsageError(f"two terms of the loss are called {' and '.join(losses.keys() & parts.keys())}: "
+                                     "name the method's otherwise")
                 parts |= losses
                 logits = logits if predicted is None else predicted
         return Losses(sum(parts.values()), parts, logits)

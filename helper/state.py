@@ -49,8 +49,12 @@ class Training:
 
     def average(self):
         """After the updates of a batch: move the average towards the weights."""
-        if self.ema is not None:
-            self.ema.update_parameters(self.live)
+        if self.ema is None:
+            return
+        self.ema.update_parameters(self.live)
+        for averaged, live in zip(self.ema.module.buffers(), self.live.buffers(), strict=True):
+            if not live.is_floating_point():  # counters and labels, of which there is no mean
+                averaged.copy_(live)
 
     def result(self):
         """The part of the state that the trained student needs."""

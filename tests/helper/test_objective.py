@@ -144,3 +144,11 @@ def test_soft_targets_take_the_place_of_classes(pair):
     soft = torch.rand(8, 10).softmax(dim=1)
     loss = make(student, None, None).eval()(batch._replace(soft=soft)).total
     assert loss.item() == pytest.approx(-(soft * student(batch.images).log_softmax(dim=1)).sum(dim=1).mean().item())
+
+
+def test_terms_of_one_name_are_refused(pair):
+    """Else the second would take the place of the first."""
+    student, teacher, method, batch = pair
+    method.forward = lambda s, t, batch: {"ce": s.embedding.mean()}
+    with pytest.raises(UsageError, match="two terms of the loss are called ce"):
+        make(student, teacher, method, beta=1.0)(batch)

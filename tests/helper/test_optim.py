@@ -1,4 +1,6 @@
 """Schedules of the learning rate against PyTorch's, and the moving average of the weights."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.optim import lr_scheduler
@@ -143,3 +145,15 @@ def test_the_average_goes_on_with_the_same_bits(begin, stop, tmp_path):
     list(train(*resumed, 5 - stop))
     assert_equal(through[1].state_dict(), resumed[1].state_dict(), "state")
     assert resumed[1].rest()["averaged"] == 5
+
+
+def test_counters_are_kept_and_not_averaged():
+    """As the labels of CRD's queue, and the images that reviewkd has seen."""
+    network = torch.nn.Linear(2, 1)
+    network.register_buffer("labels", torch.zeros(3, dtype=torch.int64))
+    objective = SimpleNamespace(learned=lambda: Learned(network))
+    training = Training(objective, None, None, None, None, None, ema_decay=0.9)
+    for step in range(1, 4):
+        network.labels.fill_(7 * step)
+        training.average()
+    assert training.result_of.student.labels.tolist() == [21, 21, 21]
