@@ -28,7 +28,7 @@ def main(argv=None):
     method, modifiers = get_method(opt.distill).build(student, teacher.network, method_options(opt, data, teacher.hash))
     method, modifiers = method.to(device.device), modifiers.to(device.device)
     frozen = teacher.network if opt.plain_teacher else prepare_teacher(teacher.network, device, data.image_size)
-    terms = make_terms(task.criterion, opt, method, modifiers.values())
+    terms = make_terms(task.criterion, opt, method, modifiers)
     objective = Objective(student, device, terms, frozen, method, modifiers)
     note_idle_weights(opt, method)
     compiled = compile_objective(objective, opt, device, loaders["train"])

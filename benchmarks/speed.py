@@ -203,7 +203,7 @@ class Bench:
             method, modifiers = (part.to(device.device) for part in composed.build(student, teacher, options))
         if fast:
             teacher = prepare_teacher(teacher, device, SIZE)
-        terms = make_terms(task.criterion, options, method, modifiers.values())
+        terms = make_terms(task.criterion, options, method, modifiers)
         objective = Objective(student, device, terms, teacher, method, modifiers)
         if fast:
             try:

@@ -123,12 +123,7 @@ def evaluate_options(argv=None):
     add(group, "--model_t", role=Role.INPUT, metavar="NAME", help="the teacher's architecture, when neither its "
         "file nor its path says so")
     add(group, "--json", metavar="FILE", help="write the scores there too")
-    group = _add_data(parser)
-    parser.set_defaults(dataset=None, data_dir=None, image_size=None, holdout=None)  # the checkpoint's own
-    add(group, "--save_dir", role=Role.PLACE, default="save", help="where decoded folders are cached")
-    add(group, "--split", choices=["test", "val", "train"], default="test", help="images to score")
-    add(group, "--batch_size", type=number(int, at_least=1), default=250, help="images per forward pass")
-    _add_machine(parser)
+    _add_scored_data(parser, "where decoded folders are cached")
     opt = Options(vars(parser.parse_args(argv)))
     if opt.path is None:
         raise UsageError("--path is missing: name the checkpoint to score, or its run's directory")
@@ -146,14 +141,8 @@ def compare_options(argv=None):
     add(group, "--json", metavar="FILE", help="write the numbers there too")
     add(group, "--plot", metavar="FILE", help="write the picture there, as .png, .pdf or .svg; default: heads_A_B.png "
         "in --save_dir, after the names of the runs or files")
-    group = _add_data(parser)
+    group = _add_scored_data(parser, "where the picture goes and decoded folders are cached")
     group.description = "default: the data set that A, or else B, was trained on; --dataset none: no predictions"
-    parser.set_defaults(dataset=None, data_dir=None, image_size=None, holdout=None)  # the checkpoint's own
-    add(group, "--save_dir", role=Role.PLACE, default="save", help="where the picture goes and decoded folders are "
-        "cached")
-    add(group, "--split", choices=["test", "val", "train"], default="test", help="images to classify")
-    add(group, "--batch_size", type=number(int, at_least=1), default=250, help="images per forward pass")
-    _add_machine(parser)
     opt = Options(vars(parser.parse_args(argv)))
     for name in filter(None, (opt.model_a, opt.model_b)):
         check_name(name)
@@ -213,6 +202,20 @@ def _add_data(parser):
         "where it fits")
     add(group, "--num_workers", role=Role.PLACE, type=number(int, at_least=0), default=2,
         help="processes of the torch loader")
+    return group
+
+
+def _add_scored_data(parser, save_dir):
+    """The flags of the images that trained networks are run on, and of the machine. Returns the data's group.
+
+    The data set is the checkpoint's own unless it is named. save_dir: the help of that flag.
+    """
+    group = _add_data(parser)
+    parser.set_defaults(dataset=None, data_dir=None, image_size=None, holdout=None)
+    add(group, "--save_dir", role=Role.PLACE, default="save", help=save_dir)
+    add(group, "--split", choices=["test", "val", "train"], default="test", help="images to run on")
+    add(group, "--batch_size", type=number(int, at_least=1), default=250, help="images per forward pass")
+    _add_machine(parser)
     return group
 
 

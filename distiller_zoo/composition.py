@@ -89,7 +89,5 @@ class Composition(NamedTuple):
             opt = self.defaults(**given)
         method = self.method(student, teacher, opt)
         built = {name: modifier(student, teacher, opt, method) for name, modifier in self.modifiers.items()}
-        for name, modifier in built.items():
-            modifier.flag = f"+{name}"
         return method, nn.ModuleDict(built)
 

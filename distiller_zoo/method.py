@@ -108,7 +108,6 @@ class Modifier(nn.Module):
     """
 
     options: ClassVar[tuple[Option, ...]] = ()
-    flag: str = ""  # "+NAME", for messages
 
     def __init__(self, student, teacher, opt, method):
         super().__init__()

@@ -42,14 +42,14 @@ class LogitKL(nn.Module):
         return self.kl(s.logits, t.logits.detach())
 
 
-def make_terms(criterion, opt=None, method=None, modifiers=()):
+def make_terms(criterion, opt=None, method=None, modifiers=None):
     """[Term]: gamma * criterion + alpha * KL + beta * method without terms of weight 0, then the modifiers' terms.
 
     Args:
         criterion: the task's loss on the labels.
         opt: gamma, alpha, beta, kd_T; None gives the criterion alone, for networks that train without distillation.
         method: the Method, if there is one.
-        modifiers: its Modifiers, in the order in which they are built.
+        modifiers: {name: Modifier} of the method, in the order in which they are built; None for none.
 
     Raises:
         UsageError: every weight is 0, or a modifier of the logits has no term to act on.
@@ -60,8 +60,9 @@ def make_terms(criterion, opt=None, method=None, modifiers=()):
     if method is not None and method.reads is not None:
         terms.append(Term("method", opt.beta, method))
     terms = [term for term in terms if term.weight]
+    modifiers = modifiers or {}
     check_views(modifiers, terms, opt)
-    terms += [term for modifier in modifiers for term in modifier.terms()]
+    terms += [term for modifier in modifiers.values() for term in modifier.terms()]
     if not any(term.weight for term in terms):
         raise UsageError("no loss has a weight: give --gamma or --alpha a value"
                          + (", or --beta" if method is not None and method.reads is not None else ""))
@@ -70,10 +71,9 @@ def make_terms(criterion, opt=None, method=None, modifiers=()):
 
 def check_views(modifiers, terms, opt):
     """Raises UsageError if a modifier changes logits that no term compares."""
-    for modifier in modifiers:
+    for name, modifier in modifiers.items():
         if type(modifier).view is Modifier.view or any(term.loss.reads.logits for term in terms):
             continue
-        flag = modifier.flag
-        rest = "+".join(part for part in opt.distill.split("+") if f"+{part}" != flag)
-        raise UsageError(f"--distill {opt.distill}: no term compares the logits alone at --alpha 0, and {flag} has "
-                         f"nothing to act on: give -a a value where that is the weight of the KL, or use {rest}")
+        rest = "+".join(part for part in opt.distill.split("+") if part != name)
+        raise UsageError(f"--distill {opt.distill}: no term compares the logits alone at --alpha 0, and +{name} has "
+                         f"nothing to act on: give -a a value, or use {rest}")

@@ -32,29 +32,17 @@ def models_table():
     return "\n".join(lines)
 
 
-def methods_table():
-    """Every registered method: its paper and its default weights."""
-    lines = ["| `--distill` | paper | -r (CE) | -a (KL) | -b (method) | --delta | --kd_T | weights from |",
-             "|---|---|---|---|---|---|---|---|"]
-    for name in methods:
+def weights_table(names, sources=False):
+    """Methods by name: paper and default weights, and where these are from."""
+    more = ["weights from"] if sources else []
+    head = ["`--distill`", "paper", "-r (CE)", "-a (KL)", "-b (method)", "--delta", "--kd_T", *more]
+    rows = [head, ["---"] * len(head)]
+    for name in names:
         method = get_method(name)
-        lines.append(f"| `{name}` | {method.paper} | {_numbers(method.weights)} | {method.weights.source} |")
-    return "\n".join(lines)
-
-
-def modifiers_table():
-    """Every registered modifier: its paper, and what it makes of the weights of kd."""
-    lines = ["| `--distill` | paper | -r (CE) | -a (KL) | -b (method) | --delta | --kd_T |",
-             "|---|---|---|---|---|---|---|"]
-    for name in modifiers:
-        method = get_method(f"kd+{name}")
-        lines.append(f"| `kd+{name}` | {method.paper} | {_numbers(method.weights)} |")
-    return "\n".join(lines)
-
-
-def _numbers(weights):
-    values = weights.gamma, weights.alpha, weights.beta, weights.delta, weights.kd_T
-    return " | ".join(f"{value:g}" for value in values)
+        w = method.weights
+        values = [f"{value:g}" for value in (w.gamma, w.alpha, w.beta, w.delta, w.kd_T)]
+        rows.append([f"`{name}`", method.paper, *values, *([w.source] if sources else [])])
+    return "\n".join("|---" * len(row) + "|" if row[0] == "---" else f"| {' | '.join(row)} |" for row in rows)
 
 
 def names(registry):
@@ -66,7 +54,8 @@ def names(registry):
 GENERATED = {
     "README.md": {"method names": lambda: names(methods),
                   "model names": lambda: names(name for name in model_dict if name not in aliases)},
-    "docs/methods.md": {"methods": methods_table, "modifiers": modifiers_table},
+    "docs/methods.md": {"methods": lambda: weights_table(methods, sources=True),
+                        "modifiers": lambda: weights_table(f"kd+{name}" for name in modifiers)},
     "docs/networks.md": {"models": models_table},
 }
 

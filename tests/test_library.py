@@ -62,7 +62,7 @@ def test_the_whole_objective_in_a_loop_of_ones_own():
     composition = get_method("crd+th")
     opt = composition.defaults(image_size=16, num_classes=10, n_data=40, targets=torch.arange(40) % 10, nce_k=8)
     method, modifiers = composition.build(student, teacher, opt)
-    terms = make_terms(CLASSIFICATION.criterion, opt, method, modifiers.values())
+    terms = make_terms(CLASSIFICATION.criterion, opt, method, modifiers)
     objective = Objective(student, choose_device("cpu", "fp32"), terms, teacher, method, modifiers).train()
     optimizer = torch.optim.SGD(objective.trained_parameters(), lr=0.05)
     for _ in range(2):

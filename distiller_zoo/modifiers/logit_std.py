@@ -7,6 +7,7 @@ z -> (z - mean_c z) / (std_c z + 1e-7) of both networks, std with divisor K - 1;
 import torch
 
 from distiller_zoo.method import Modifier
+from errors import UsageError
 
 EPS = 1e-7
 SCALE, TEMPERATURE = 10, 2.0  # published for kd: alpha 9 where kd alone has 0.9, and T 2; T^2 is kept
@@ -20,6 +21,12 @@ def standardise(z):
 
 class LogitStandardizationModifier(Modifier):
     """Standardises both networks' logits before the losses on the logits compare them."""
+
+    @classmethod
+    def check(cls, method):
+        logits = method.reads is not None and method.reads.logits
+        if "alpha" in method.weights.means and not logits:  # -a means a weight of the method's own
+            raise UsageError("the method has no term that compares the logits alone, and no -a for one: leave out +ls")
 
     @classmethod
     def weights_of(cls, weights):

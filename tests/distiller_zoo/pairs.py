@@ -34,7 +34,7 @@ def make(method, teacher="resnet14", student="resnet8", image_size=32, precision
     networks = create_model(student, CLASSES), create_model(teacher, CLASSES)
     opt = options(method, image_size, **({"n_data": 100} | given))
     made, modifiers = composed(method).build(*networks, opt)
-    terms = make_terms(CLASSIFICATION.criterion, opt, made, modifiers.values())
+    terms = make_terms(CLASSIFICATION.criterion, opt, made, modifiers)
     return Objective(networks[0], CPU._replace(precision=precision), terms, networks[1], made, modifiers).train(), made
 
 
@@ -42,7 +42,7 @@ def weighted(objective, gamma, alpha, beta):
     """The objective of the same networks and method with other weights."""
     opt = Options({"distill": "METHOD", "gamma": gamma, "alpha": alpha, "beta": beta, "kd_T": 4.0})
     method, modifiers = objective.method, objective.modifiers
-    terms = make_terms(CLASSIFICATION.criterion, opt, method, modifiers.values())
+    terms = make_terms(CLASSIFICATION.criterion, opt, method, modifiers)
     return Objective(objective.student, objective.network.device, terms, objective.teacher, method, modifiers).train()
 
 

@@ -165,3 +165,9 @@ def test_nothing_to_act_on_is_refused(name, rest):
         make(get_method(name), image_size=16, targets=torch.arange(100) % CLASSES, nce_k=16)
     make(get_method(name), image_size=16, targets=torch.arange(100) % CLASSES, nce_k=16, alpha=1.0)
     make(get_method("kdmse+ls"), image_size=16, alpha=0.0)  # its own term is on the logits
+
+
+@pytest.mark.parametrize("name", ["dih+ls", "mhkd+ls", "tofd+ls", "dml+ls"])
+def test_methods_whose_alpha_is_their_own_are_refused(name):
+    with pytest.raises(UsageError, match=r"compares the logits alone.*leave out \+ls"):
+        get_method(name)
