@@ -16,9 +16,6 @@ from cli import parser as cli
 from errors import UsageError
 
 TABLE = Path(__file__).with_name("published.tsv")
-HEADS = {"dih": "flat", "tofd": "sepconv"}  # methods that learn from tuned heads of the teacher, and their type
-FIRST_STAGE = {"hint", "abound", "factor", "fsp"}  # methods that take --init_epochs
-WITHOUT_TEACHER = {"dml"}
 EXPERIMENTS = {
     "repdistiller": "every method of RepDistiller's tables on its 13 pairs, with the published weights",
     "simkd": "every method of SimKD's table on its three pairs, with the published weights",
@@ -175,23 +172,25 @@ def add_vanilla(runs, opt):
 
 def add_dih(runs, opt):
     """The pipeline of DIH: teacher, heads, DIH and every baseline."""
+    from distiller_zoo import get_method  # here and below, because PyTorch takes seconds to import
     names = ["dih", "kd", "hint", "takd", "attention", "crd", "tofd", "mhkd"]
     check_known("METHODS", opt.methods, [*names, "dml", "alone"])
     runs.more = ["--recipe", "dih", *runs.more]
     name_t, name_s = opt.model_t or "resnet110", opt.model_s or "resnet8"
     teacher = runs.teacher(name_t)
     for method in opt.methods or names + (["dml", "alone"] if opt.more else []):
-        if method in HEADS:
-            runs.heads(teacher, HEADS[method])
         if method == "takd":
             runs.chain(teacher, [name_t, opt.assistant, name_s])
             continue
+        composed = None if method == "alone" else get_method(method)
+        if composed and heads_kind(composed):
+            runs.heads(teacher, heads_kind(composed))
         flags = {"hint": ["--init_epochs", str(opt.init_epochs or 40)], "dml": ["--peers", name_t]}.get(method, [])
         for trial in runs.trials:
             if method == "alone":
                 runs.alone(name_s, trial)
             else:
-                runs.student(None if method in WITHOUT_TEACHER else teacher, name_s, method, flags, trial)
+                runs.student(teacher if composed.needs_teacher else None, name_s, method, flags, trial)
 
 
 def add_takd(runs, opt):
@@ -205,20 +204,22 @@ def add_compare(runs, opt):
     """Every method from opt.teacher, trial by trial, after the heads that some need and that are not there yet."""
     if not opt.teacher:
         raise UsageError("compare: set TEACHER (--teacher) to the directory of a teacher, such as save/teachers/NAME")
+    from distiller_zoo import get_method, methods
+    from models.tuned import heads_name
+
     student = opt.model_s or os.environ.get("STUDENT") or "resnet8"
-    names = opt.methods or registered()
+    chosen = [get_method(name) for name in opt.methods or methods]
     folder = Path(opt.teacher).parent if Path(opt.teacher).is_file() else Path(opt.teacher)
-    for method in names:
-        kind = HEADS.get(method.partition("+")[0])
-        if kind and not (folder / ("heads.pth" if kind == "flat" else f"heads_{kind}.pth")).exists():
+    for kind in filter(None, map(heads_kind, chosen)):
+        if not (folder / f"{heads_name(kind)}.pth").exists():
             runs.heads(opt.teacher, kind)
     for trial in runs.trials:
         runs.alone(student, trial)
-        for method in names:
-            first = method.partition("+")[0] in FIRST_STAGE
+        for method in chosen:
+            first = any(option.name == "init_epochs" for option in method.options)
             flags = ["--init_epochs", str(opt.init_epochs or 2)] if first else []
-            alone = method in WITHOUT_TEACHER
-            runs.student(None if alone else opt.teacher, student, method, [*flags, "--skip_validation"], trial)
+            path_t = opt.teacher if method.needs_teacher else None
+            runs.student(path_t, student, method.name, [*flags, "--skip_validation"], trial)
 
 
 def read_table(sources, model_t=None, model_s=None):
@@ -250,10 +251,9 @@ def check_known(variable, names, choices):
             raise UsageError(f"{variable}: there is no '{name}' here: choose from {' '.join(sorted(set(choices)))}")
 
 
-def registered():
-    """Every method of the registry."""
-    from distiller_zoo import methods  # here, because PyTorch takes seconds to import
-    return list(methods)
+def heads_kind(method):
+    """The type of the teacher's heads that a Composition learns from, None for most."""
+    return method.reads and method.reads.heads
 
 
 def _label(name):
