@@ -83,9 +83,9 @@ def cached_array(cache_file, paths, size):
                 if array is None:
                     _write_array(cache_file, paths, shape)
                     array = np.load(cache_file, mmap_mode="c")
-        except OSError as error:  # a read-only folder, a full disk
+        except (OSError, NotImplementedError) as error:  # a read-only folder, a full disk, one without locks
             print(f"note: decoding {len(paths)} images into memory, as the cache {cache_file} cannot be written: "
-                  f"{error.strerror or error}", file=sys.stderr)
+                  f"{getattr(error, 'strerror', None) or error}", file=sys.stderr)
             array = np.empty(shape, np.uint8)
             for i, image in enumerate(decode_each(paths, size)):
                 array[i] = image

@@ -89,10 +89,18 @@ def rows(directory):
 
 
 def events(directory):
-    """{(part, tag): [(epoch, value), ...]} of all TensorBoard scalars that do not measure time."""
+    """{(part, tag): [(epoch, value), ...]} of all TensorBoard scalars that do not measure time.
+
+    TensorBoard reads the files of a run in the order of their names: second, host, process, and a counter that is not
+    padded, so that of two files of one process and one second the 10th comes before the 9th. Runs of users are
+    processes of their own.
+    """
     found = {}
     for part in (".", "first_stage"):
         if (directory / part).is_dir():
+            for file in (directory / part).glob("events.out.tfevents.*"):
+                start, counter = file.name.rsplit(".", 1)
+                file.rename(file.with_name(f"{start}.{int(counter):06}"))
             log = EventAccumulator(str(directory / part)).Reload()
             for tag in set(log.Tags()["scalars"]) - TIMES:
                 found[part, tag] = [(event.step, event.value) for event in log.Scalars(tag)]
