@@ -4,8 +4,9 @@ import argparse
 from cli import recipes
 from cli.parser import Parser, add, add_option, epoch_list, file_name, underscored
 from dataset import dataset_dict
-from distiller_zoo import get_method, methods, modifiers
+from distiller_zoo import get_method, methods
 from distiller_zoo.method import LossWeights
+from distiller_zoo.modifiers import modifiers
 from distiller_zoo.modifiers.teacher_head import CHOICE
 from distiller_zoo.options import HEAD_STAGES, TH_ADAPTER
 from errors import UsageError

@@ -16,7 +16,6 @@ from distiller_zoo.kdmse import DistillMSE, KDMSEMethod
 from distiller_zoo.kdsvd import KDSVD, KDSVDMethod
 from distiller_zoo.method import LossWeights, Method, Modifier, Stage
 from distiller_zoo.mhkd import MHKDLoss, MHKDMethod
-from distiller_zoo.modifiers import modifiers
 from distiller_zoo.modifiers.teacher_head import DELTA
 from distiller_zoo.nst import NSTLoss, NSTMethod
 from distiller_zoo.pkt import PKT, PKTMethod
@@ -102,4 +101,4 @@ __all__ = ["FSP", "KDE", "KDSVD", "PKT", "SRRL", "ABLoss", "ABoundMethod", "Atte
            "Method", "Modifier", "NSTLoss", "NSTMethod", "Option", "PKTMethod", "Paraphraser", "ProjectorMethod",
            "RKDLoss", "RKDMethod", "Reads", "ReviewKDMethod", "SRRLMethod", "SemCKD", "SemCKDMethod", "SimKD",
            "SimKDMethod", "Similarity", "SimilarityMethod", "Stage", "TOFDLoss", "TOFDMethod", "TeacherHead", "Term",
-           "Translator", "VIDLoss", "VIDMethod", "get_method", "make_terms", "methods", "modifiers"]
+           "Translator", "VIDLoss", "VIDMethod", "get_method", "make_terms", "methods"]

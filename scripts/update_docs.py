@@ -12,7 +12,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from distiller_zoo import get_method, methods, modifiers
+from distiller_zoo import get_method, methods
+from distiller_zoo.modifiers import modifiers
 from models import aliases, create_model, default_learning_rate, feature_shapes, model_dict
 
 
