@@ -77,7 +77,7 @@ class MHKDMethod(Method):
                                    "of classifiers, for all or for each, the final ones first; default: 0.1"}),
         Option(("--mhkd_beta",), {"type": number(float, at_least=0), "default": 0.5, "metavar": "B",
                                   "help": "mhkd: weight of the heads' distillation"}),
-        Option(("--mhkd_faithful",), SWITCH | {"help": "mhkd: 1: the published code, slips included (MHKDLoss)"}),
+        Option(("--mhkd_faithful",), SWITCH | {"help": "mhkd: 1: the published code, faults included (MHKDLoss)"}),
     )
 
     def __init__(self, student, teacher, opt):
